@@ -1,0 +1,20 @@
+"""Fit: EK-FAC factors of a model on the corpus of a store."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.cluster import open_workers
+from flows.parameters import FactorParameters
+from storage.checkpoints import find_checkpoint
+from storage.sequences import corpus_parts
+from storage.store import open_store
+from tasks.factors import fit_factors
+
+
+@flow(name="fit", flow_run_name="fit {parameters.model.name}", validate_parameters=True)
+def fit(parameters: FactorParameters) -> str:
+    """Fit the factors where they are missing; returns the fit's id."""
+    store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)
+    with open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
+        return fit_factors(store, model, parameters.fit, parameters.compute, workers)

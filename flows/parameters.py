@@ -1,0 +1,74 @@
+"""What an experiment is: the stages' own parameters, composed. Frozen; unknown fields are refused."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.prompts import Prompt, make_prompt
+from tasks.candidates import CandidateParameters
+from tasks.compute import ComputeParameters
+from tasks.corpus import CorpusParameters
+from tasks.factors import FitParameters
+from tasks.gradients import MethodParameters
+
+
+class ModelParameters(BaseModel):
+    """The causal language model whose words are traced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="a directory that save_pretrained wrote, or a repository of the hub")
+    revision: str | None = Field(None, description="commit, branch or tag of a hub repository")
+
+
+class QueryParameters(BaseModel):
+    """One completion to be traced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = Field(description="what the model was given; may be empty if its tokenizer has a start token")
+    completion: str = Field(min_length=1, description="what it said: the text whose log-probability is explained")
+    query_id: str | None = Field(None, description="name of the query; none: made from its text")
+
+    def as_prompt(self) -> Prompt:
+        """The query as the store knows it."""
+        return make_prompt(self.prompt, self.completion, self.query_id)
+
+
+class IngestParameters(BaseModel):
+    """A corpus to be cut into training sequences and indexed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field(description="directory of the store")
+    model: ModelParameters
+    corpus: CorpusParameters = Field(default_factory=CorpusParameters)
+    cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")
+
+
+class FactorParameters(BaseModel):
+    """An EK-FAC fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field(description="directory of the store")
+    model: ModelParameters
+    fit: FitParameters = Field(default_factory=FitParameters)
+    compute: ComputeParameters = Field(default_factory=ComputeParameters)
+    cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")
+
+
+class TraceParameters(BaseModel):
+    """The whole walk: from a corpus and a model to the influences on each query."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field(description="directory of the store")
+    model: ModelParameters
+    queries: tuple[QueryParameters, ...] = Field(min_length=1, description="completions to be traced, in one pass")
+    corpus: CorpusParameters = Field(default_factory=CorpusParameters)
+    candidates: CandidateParameters = Field(default_factory=CandidateParameters)
+    fit: FitParameters = Field(default_factory=FitParameters)
+    method: MethodParameters = Field(default_factory=MethodParameters)
+    compute: ComputeParameters = Field(default_factory=ComputeParameters)
+    cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")

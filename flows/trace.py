@@ -1,0 +1,52 @@
+"""Trace: from a corpus, a model and queries to the sequences that taught each completion. Read this first."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.cluster import open_workers
+from flows.parameters import TraceParameters
+from storage.checkpoints import find_checkpoint
+from storage.prompts import register_prompts
+from storage.store import create_store
+from tasks.candidates import find_candidates
+from tasks.corpus import count_parts, ingest
+from tasks.factors import fit_factors
+from tasks.gradients import prepare_queries
+from tasks.index import build_index
+from tasks.metrics import CURVED
+from tasks.report import summarise
+from tasks.results import complete_run, publish
+from tasks.run import describe_run
+from tasks.scores import score_candidates, score_tokens
+from tasks.stage import recording
+
+
+@flow(name="trace", flow_run_name="trace into {parameters.store}", validate_parameters=True)
+def trace(parameters: TraceParameters) -> str:
+    """Corpus, candidates, factors, query gradients, scores, results, report; returns the run's id.
+
+    Every stage finds what is already there; the same experiment gives the same run.
+    """
+    model = find_checkpoint(parameters.model.name, parameters.model.revision)
+    store = create_store(parameters.store)
+    prompts = [query.as_prompt() for query in parameters.queries]
+    with open_workers(parameters.cluster, count_parts(store, parameters.corpus)) as workers, recording() as stages:
+        ingest(store, model, parameters.corpus, workers)
+        build_index(store, workers)
+        register_prompts(store, prompts)
+        run = describe_run(
+            store, model, prompts, parameters.candidates, parameters.fit, parameters.method, parameters.compute
+        )
+        if not run.is_complete:
+            find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers)
+            curved = any(method in CURVED for method in run.scoring_methods)
+            fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
+            scoring = run.scoring(fit_id)
+            prepare_queries(scoring, parameters.method.rank)
+            score_candidates(scoring, workers)
+            score_tokens(scoring, workers)
+            publish(scoring, run.facts)
+            complete_run(scoring, run.facts, stages)
+        summarise(store, run.run_id)
+    return run.run_id

@@ -1,0 +1,71 @@
+"""headwater.duckdb: views and macros over the data, for any DuckDB client from 1.0 on.
+
+It holds no data. It is built as a new file and swapped in, because a DuckDB file that is open for writing
+locks out every reader, and it is built again when the store was moved or headwater's SQL changed.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from storage import digests
+from storage.database import configure, install_relations, statement, statement_names
+from storage.errors import InputError
+from storage.schemas import SCHEMA_VERSION
+from storage.store import Store, read_json, replacing, write_json
+
+
+def build_catalog(store: Store) -> None:
+    """Write the catalog anew and swap it in; readers that have the old one open go on undisturbed."""
+    with replacing(store, store.catalog) as path:
+        connection = duckdb.connect(str(path), config={"storage_compatibility_version": "v1.0.0"})
+        try:
+            install_relations(connection, store)
+        finally:
+            connection.close()
+    write_json(store.root / "catalog.json", _description(store))
+
+
+def ensure_catalog(store: Store) -> None:
+    """Build the catalog where it is missing, was moved with its store, or was made by other SQL."""
+    marker = store.root / "catalog.json"
+    if not store.catalog.exists() or not marker.exists() or read_json(marker) != _description(store):
+        build_catalog(store)
+
+
+def open_reader(store: Store) -> duckdb.DuckDBPyConnection:
+    """A read-only connection whose file access is locked to the store's tables."""
+    ensure_catalog(store)
+    connection = duckdb.connect(str(store.catalog), read_only=True)
+    configure(connection, store)
+    connection.execute("set allowed_directories = [$tables]", {"tables": str(store.root / "tables") + "/"})
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+def run_user_sql(store: Store, text: str) -> tuple[list[str], list[tuple]]:
+    """Answer a user's statement: column names and rows; DuckDB's complaint becomes an InputError."""
+    connection = open_reader(store)
+    try:
+        result = connection.execute(text)
+        columns = [column[0] for column in result.description or []]
+        return columns, result.fetchall() if columns else []
+    except duckdb.Error as error:
+        raise InputError(
+            f"statement {text!r}",
+            expected="SQL that DuckDB can run over the store's relations",
+            found=str(error).splitlines()[0],
+            remedy='See what there is: headwater sql --store S "show tables"',
+        ) from error
+    finally:
+        connection.close()
+
+
+def _description(store: Store) -> dict:
+    names = [*statement_names("relations"), *statement_names("macros")]
+    return {
+        "root": str(store.root),
+        "schema": SCHEMA_VERSION,
+        "sql": digests.digest_of({name: statement(name) for name in names}),
+    }

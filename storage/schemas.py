@@ -1,0 +1,143 @@
+"""The columns of every relation in a store, with what one row is. A change here is a new SCHEMA_VERSION."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+_RUN = [("run_id", pa.string()), ("query_id", pa.string()), ("sequence_id", pa.int64())]
+
+
+def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in columns])
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    # one row per document
+    "documents": _schema(
+        ("document_id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("metadata", pa.string())
+    ),
+    # one row per training sequence: what the model saw in one row of one batch
+    "sequences": _schema(
+        ("sequence_id", pa.int64()),
+        ("document_id", pa.string()),
+        ("part", pa.string()),
+        ("start_char", pa.int64()),
+        ("end_char", pa.int64()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("n_tokens", pa.int32()),
+    ),
+    # one row per (shard, term); the view `terms` sums over shards
+    "terms": _schema(("term_id", pa.int32()), ("document_frequency", pa.int64())),
+    # one row per (term, sequence), sorted by term
+    "postings": _schema(
+        ("term_id", pa.int32()), ("sequence_id", pa.int64()), ("term_frequency", pa.int32())
+    ),
+    # one row per query
+    "queries": _schema(
+        ("query_id", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("submitted_at", pa.timestamp("us")),
+        ("metadata", pa.string()),
+    ),
+    # one row per (run, query, sequence, filter)
+    "candidates": _schema(
+        *_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())
+    ),
+    # one row per (run, query, sequence, method)
+    "influences": _schema(
+        *_RUN,
+        ("method", pa.string()),
+        ("influence", pa.float64()),
+        ("influence_per_copy", pa.float64()),
+        ("relative_influence", pa.float64()),
+        ("exact", pa.bool_()),
+        ("influence_rank", pa.int32()),
+        ("filter_rank", pa.int32()),
+    ),
+    # one row per (factors, sequence); depends on no query
+    "self_influences": _schema(
+        ("factors_id", pa.string()),
+        ("sequence_id", pa.int64()),
+        ("self_influence", pa.float64()),
+        ("gradient_norm", pa.float64()),
+    ),
+    # one row per (run, query, sequence, module), of the run's own method
+    "layer_influences": _schema(
+        *_RUN, ("layer", pa.int32()), ("module", pa.string()), ("influence", pa.float64())
+    ),
+    # one row per (run, query, sequence, layer, position): position predicts the token after it
+    "token_influences": _schema(
+        *_RUN,
+        ("layer", pa.int32()),
+        ("position", pa.int32()),
+        ("token_id", pa.int32()),
+        ("token", pa.string()),
+        ("influence", pa.float64()),
+    ),
+    # one row per (run, parameter owner): is it attributed, and if not, why
+    "modules": _schema(
+        ("run_id", pa.string()),
+        ("module", pa.string()),
+        ("layer", pa.int32()),
+        ("kind", pa.string()),
+        ("parameters", pa.int64()),
+        ("tracked", pa.bool_()),
+        ("reason", pa.string()),
+        ("damping", pa.float64()),
+    ),
+    # one row per (run, query, module): what the rank-r factorisation of the query gradient drops
+    "query_compressions": _schema(
+        ("run_id", pa.string()),
+        ("query_id", pa.string()),
+        ("module", pa.string()),
+        ("rank", pa.int32()),
+        ("residual", pa.float64()),
+    ),
+    # one row per (run, query): what was asked, as the model saw it
+    "run_queries": _schema(
+        ("run_id", pa.string()),
+        ("query_id", pa.string()),
+        ("n_prompt_tokens", pa.int32()),
+        ("n_completion_tokens", pa.int32()),
+        ("log_probability", pa.float64()),
+        ("n_candidates", pa.int64()),
+        ("compression_correlation", pa.float64()),
+    ),
+    # one row per run; written last, so that a run is complete or absent
+    "runs": _schema(
+        ("run_id", pa.string()),
+        ("status", pa.string()),
+        ("method", pa.string()),
+        ("started_at", pa.timestamp("us")),
+        ("finished_at", pa.timestamp("us")),
+        ("parameters", pa.string()),
+        ("model", pa.string()),
+        ("model_fingerprint", pa.string()),
+        ("corpus_fingerprint", pa.string()),
+        ("factors_id", pa.string()),
+        ("n_sequences", pa.int64()),
+        ("code_revision", pa.string()),
+        ("library_versions", pa.string()),
+        ("device", pa.string()),
+        ("precision", pa.string()),
+        ("stages", pa.string()),
+    ),
+    # one row per (run, method, metric)
+    "evaluations": _schema(
+        ("run_id", pa.string()),
+        ("method", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("n", pa.int64()),
+    ),
+}
+
+# Relations whose rows belong to one run: the views show them only once that run is in `runs`.
+RUN_RELATIONS = tuple(
+    name for name, schema in SCHEMAS.items() if "run_id" in schema.names and name not in {"runs", "evaluations"}
+)

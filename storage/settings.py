@@ -1,0 +1,33 @@
+"""Where the machine is: device, memory, threads. What the experiment is stands in the parameters."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from the environment, prefix HEADWATER_; frozen, so that a run cannot change under itself."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADWATER_", frozen=True, extra="forbid")
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where gradients are computed")
+    memory_limit_gib: float = Field(
+        2.0, gt=0.1, description="memory of one DuckDB connection, in GiB; past it DuckDB spills"
+    )
+    workers: int = Field(
+        default_factory=lambda: min(4, os.cpu_count() or 1),
+        ge=1,
+        le=256,
+        description="processes of the local Dask cluster",
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

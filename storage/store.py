@@ -1,0 +1,192 @@
+"""A store: one directory of Parquet and safetensors, and where each thing lies in it.
+
+store.json                      the schema version
+headwater.duckdb                views and macros only; rebuilt and swapped in
+tables/<relation>/**.parquet    the relations of schemas.py; schema.parquet holds the columns and no row
+parts/<part>.json               the manifest of a corpus part; it exists when the part is complete
+factors/<factors_id>/           one EK-FAC fit
+work/                           what is being written; nothing here is ever read as data
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from storage.errors import InputError, StoreError
+from storage.schemas import SCHEMA_VERSION, SCHEMAS
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place that exists and whose schema this code reads."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / "headwater.duckdb"
+
+    def relation(self, name: str) -> Path:
+        """Directory of a relation's Parquet files."""
+        return self.root / "tables" / name
+
+    def file(self, relation: str, *names: str) -> Path:
+        """The Parquet file of one part of a relation; names are ours, never a user's text."""
+        return self.relation(relation).joinpath(*map(safe_name, names[:-1]), f"{safe_name(names[-1])}.parquet")
+
+    def directory(self, *names: str) -> Path:
+        """A directory of the store, made if it is missing."""
+        path = self.root.joinpath(*map(safe_name, names))
+        with explain_write(self.root):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def safe_name(name: str) -> str:
+    """`name`, if it can be one component of a path; a name from outside never forms a path."""
+    if not _NAME.match(name):
+        raise InputError(
+            f"name {name!r}",
+            expected="letters, digits, '.', '_' and '-', not starting with '.'",
+            found="something else",
+            remedy="Rename it.",
+        )
+    return name
+
+
+def create_store(path: str | Path) -> Store:
+    """Open the store at `path`, making it first where nothing stands."""
+    root = Path(path).expanduser().resolve()
+    marker = root / "store.json"
+    if marker.exists():
+        return open_store(root)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise StoreError(
+            f"store {root}",
+            expected="a headwater store or an empty place",
+            found="other files and no store.json",
+            remedy="Name another directory.",
+        )
+    store = Store(root)
+    with explain_write(root):
+        root.mkdir(parents=True, exist_ok=True)
+    _write_empty_relations(store)
+    write_json(marker, {"headwater_store": SCHEMA_VERSION})
+    return store
+
+
+def open_store(path: str | Path) -> Store:
+    """Open an existing store; refuses a newer schema."""
+    root = Path(path).expanduser().resolve()
+    marker = root / "store.json"
+    if not marker.exists():
+        raise StoreError(
+            f"store {root}",
+            expected="a directory with store.json",
+            found="none",
+            remedy="Make one: headwater ingest FILES --store PATH --model MODEL",
+        )
+    try:
+        version = int(json.loads(marker.read_text())["headwater_store"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"store {root}",
+            expected='store.json with {"headwater_store": <version>}',
+            found=f"{marker.read_text()[:60]!r}",
+            remedy="Restore store.json from a backup.",
+        ) from error
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"store {root}",
+            expected=f"schema version {SCHEMA_VERSION} or older",
+            found=f"version {version}, written by a newer headwater",
+            remedy="Upgrade headwater, or name another store.",
+        )
+    return Store(root)
+
+
+def _write_empty_relations(store: Store) -> None:
+    # A DuckDB view over a glob needs one matching file; a file without rows keeps the columns known.
+    for relation, schema in SCHEMAS.items():
+        with replacing(store, store.relation(relation) / "schema.parquet") as path:
+            pq.write_table(schema.empty_table(), path)
+
+
+@contextmanager
+def replacing(store: Store, final: Path) -> Iterator[Path]:
+    """Yield a name outside every glob; on success it becomes `final` in one step, on failure nothing stays.
+
+    DuckDB readers fail on a Parquet file that is being written, so nothing is written under its last name.
+    """
+    temporary = store.root / "work" / f"{final.name}.{uuid.uuid4().hex[:12]}"
+    with explain_write(final):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            count_written(temporary.stat().st_size)
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+_written = [0]
+
+
+def bytes_written() -> int:
+    """Bytes that this process, and the jobs it has counted in, put into stores so far."""
+    return _written[0]
+
+
+def count_written(size: int) -> None:
+    """Count bytes that were written here or by a job elsewhere."""
+    _written[0] += size
+
+
+@contextmanager
+def explain_write(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"writing {path}",
+                expected="room on the disk",
+                found="none left",
+                remedy="Free some space and run the same command again: finished parts are kept.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(
+                f"writing {path}",
+                expected="permission to write",
+                found=error.strerror or "refused",
+                remedy="Change the permissions, or name another --store.",
+            ) from error
+        raise
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a small JSON file in one step."""
+    with explain_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
+        os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file of ours."""
+    return json.loads(path.read_text())

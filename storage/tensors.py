@@ -1,0 +1,34 @@
+"""Named tensors in safetensors files with a few words of metadata; no pickle is ever read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from storage.errors import StoreError
+from storage.store import Store, replacing
+
+
+def write_tensors(
+    store: Store, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write named tensors in one step."""
+    with replacing(store, path) as temporary:
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, metadata)
+
+
+def read_tensors(path: Path, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Read all tensors of a file, or those named."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in (names or file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise StoreError(
+            f"tensors {path}",
+            expected="a readable safetensors file",
+            found=str(error).splitlines()[0],
+            remedy="Delete the file and run the same command again: it is computed anew.",
+        ) from error

@@ -1,0 +1,78 @@
+"""Queries as the model sees them, and their preconditioned gradients.
+
+f(q) = log p(completion | prompt) over the completion's tokens only; L_q = −f.
+Influence ∇L_qᵀ (G + λI)⁻¹ ∇L_z is positive when more of z makes the completion likelier
+(Grosse et al. 2023, Eqs. 24-25).
+
+Letters: q queries, o output width, i homogeneous input width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tasks.influence.batches import TokenSequence, collate
+from tasks.influence.ekfac import IdentityMetric, Metric
+from tasks.influence.errors import InfluenceError
+from tasks.influence.gradients import sequence_gradients
+from tasks.influence.modules import TrackedModule
+from tasks.influence.objectives import log_probabilities, true_token_loss
+from tasks.influence.sweep import sweep
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def encode_query(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, context: int, name: str
+) -> TokenSequence:
+    """Prompt and completion tokenised together; a token that straddles their boundary counts as completion."""
+    encoded = tokenizer(prompt + completion, return_offsets_mapping=True, verbose=False)
+    tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    ends = [position for position, (start, end) in enumerate(offsets) if end > max(start, len(prompt))]
+    if not ends:
+        raise InfluenceError(
+            f"query {name}: expected a completion of at least one token, found none in {completion!r}. "
+            "Give a completion that the tokenizer keeps."
+        )
+    last = ends[-1] + 1  # an end-of-text token that the tokenizer appends was not said by the completion
+    if last > context:
+        raise InfluenceError(
+            f"query {name}: expected at most {context} tokens, the model's context, found {last}. "
+            "Shorten the prompt from its beginning."
+        )
+    if ends[0] == 0:
+        raise InfluenceError(
+            f"query {name}: expected a token before the completion to predict it from, found none. "
+            "Give a prompt, or use a tokenizer that begins with a start token."
+        )
+    return TokenSequence(0, tokens[:last], first_scored=ends[0])
+
+
+def log_probability(model: PreTrainedModel, query: TokenSequence) -> float:
+    """log p(completion | prompt), in nats."""
+    with torch.no_grad():
+        batch = collate([query], model.device)
+        return float(log_probabilities(model(input_ids=batch.token_ids, use_cache=False).logits, batch))
+
+
+def preconditioned_gradients(
+    model: PreTrainedModel,
+    modules: list[TrackedModule],
+    queries: Sequence[TokenSequence],
+    metrics: dict[str, Metric | IdentityMetric],
+) -> dict[str, Float[Tensor, "q o i"]]:
+    """(G + λI)⁻¹ ∇L_q of each query and module, in float32 whatever the policy: a query is one short pass."""
+    found: dict[str, list[Tensor]] = {module.name: [] for module in modules}
+    # One query per pass: queries are few, and so each gets the same numbers whatever the others are.
+    batches = (collate([query], model.device) for query in queries)
+    for _, calls in sweep(model, modules, batches, true_token_loss):
+        for module in modules:
+            gradient = sequence_gradients(calls[module.name], module)[0]
+            found[module.name].append(metrics[module.name].precondition(gradient))
+    return {name: torch.stack(gradients) for name, gradients in found.items()}

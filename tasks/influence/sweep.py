@@ -1,0 +1,66 @@
+"""One pass of the model over many sequences: every batch's tracked inputs and output gradients, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tasks.influence.batches import Batch
+from tasks.influence.capture import Call, capturing
+from tasks.influence.errors import InfluenceError
+from tasks.influence.modules import TrackedModule
+
+Objective = Callable[[Tensor, Batch], Tensor]
+Calls = dict[str, list[Call]]
+
+
+def sweep(
+    model: PreTrainedModel,
+    modules: list[TrackedModule],
+    batches: Iterable[Batch],
+    objective: Objective,
+    precision: torch.dtype = torch.float32,
+) -> Iterator[tuple[Batch, Calls]]:
+    """Yield each batch with the calls of every tracked module under `objective`.
+
+    `precision` is that of the forward and backward pass; what is summed from the calls is summed in float32.
+    """
+    # Attention's backward pass makes denormal numbers on real text, which x86 handles in microcode: on a
+    # 5-layer Llama with 512 tokens, flushing them to zero made a pass 6 times faster in float32 and 18 times in
+    # bfloat16. The flag belongs to a thread and is inherited by the threads it starts, so it is set here.
+    torch.set_flush_denormal(True)
+    with capturing(model, modules) as captured, torch.enable_grad():
+        for batch in batches:
+            with torch.autocast(
+                batch.token_ids.device.type, precision, enabled=precision != torch.float32, cache_enabled=False
+            ):
+                logits = model(input_ids=batch.token_ids, use_cache=False).logits
+                loss = objective(logits, batch)
+            calls = captured.gradients(loss)
+            _require_finite(batch, calls)
+            yield batch, calls
+
+
+def _require_finite(batch: Batch, calls: Calls) -> None:
+    # One reduction per module and batch; only a failure pays for finding the sequence.
+    for name, uses in calls.items():
+        for call in uses:
+            if not torch.isfinite(call.deltas.sum(dtype=torch.float32)):
+                bad = ~torch.isfinite(call.deltas).flatten(1).all(dim=1)
+                ids = batch.sequence_ids[bad].tolist() or batch.sequence_ids.tolist()
+                raise InfluenceError(
+                    f"module {name}: expected finite output gradients, found NaN or infinity for sequence "
+                    f"{ids[0]} ({len(ids)} of {len(batch.sequence_ids)} in its batch). "
+                    "Use --precision float32, or leave the sequence out with a candidate filter."
+                )
+
+
+def native_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, float32 elsewhere."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,108 @@
+"""Results stage: staged scores to the result tables, checked before anybody sees them; the run's row comes last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from storage.catalog import build_catalog
+from storage.checkpoints import device, load_model
+from storage.database import part_view, rows, session, statement, statement_names, stream
+from storage.digests import code_revision, library_versions
+from storage.errors import StoreError
+from storage.staging import discard, view_staged
+from storage.store import Store
+from storage.tables import has_part, write_part, writing
+from tasks.compute import dtype_of
+from tasks.influence.modules import select_modules
+from tasks.scoring import Scoring
+from tasks.stage import stage
+
+GRADIENT_METHODS = ["ekfac", "kfac", "identity"]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the run's row says besides its scores."""
+
+    parameters: dict[str, Any]
+    model: str
+    model_fingerprint: str
+    corpus_fingerprint: str
+    n_sequences: int
+    started_at: datetime
+    beside: tuple[str, ...]
+
+
+@stage("results")
+def publish(scoring: Scoring, facts: RunFacts) -> None:
+    """Write `layer_influences`, `token_influences`, `influences` and `run_queries` of a run, and check them."""
+    store, run_id = scoring.store, scoring.run_id
+    modules = select_modules(load_model(scoring.model), scoring.modules)
+    common = {"run_id": run_id, "method": scoring.method}
+    with session(store) as connection:
+        for relation in ("scored", "exact_layers", "exact_tokens", "run_queries"):
+            view_staged(connection, store, run_id, relation)
+        part_view(connection, store, "run_candidates", "candidates", run_id)
+        _write(
+            connection, store, "layer_influences", run_id, **common,
+            modules=[m.name for m in modules], layers=[m.layer for m in modules],
+        )  # fmt: skip
+        _write(connection, store, "token_influences", run_id, run_id=run_id)
+        _write(
+            connection, store, "influences", run_id, **common,
+            beside=list(facts.beside), gradient_methods=GRADIENT_METHODS,
+            n_sequences=facts.n_sequences, factors_id=scoring.factors_id,
+        )  # fmt: skip
+        _write(connection, store, "run_queries", run_id, method=scoring.method)
+        check_run(connection, store, run_id, scoring.method)
+
+
+def _write(connection, store: Store, relation: str, name: str, /, **parameters: Any) -> None:
+    with writing(store, relation, name) as part:
+        for batch in stream(connection, f"results/{relation}", **parameters):
+            part.append_table(batch)
+    part_view(connection, store, f"run_{relation}", relation, name)
+
+
+def check_run(connection, store: Store, run_id: str, method: str) -> None:
+    """Run every statement of sql/checks; each returns the rows that must not be there."""
+    for name in statement_names("checks"):
+        parameters = {"method": method} if "$method" in statement(name) else {}
+        offending = rows(connection, name, **parameters)
+        if offending:
+            raise StoreError(
+                f"run {run_id}, check {name.removeprefix('checks/')}",
+                expected="no offending row",
+                found=f"{len(offending)}, the first {offending[0]}",
+                remedy="Nothing was published. Please report this: it is a fault of headwater's own.",
+            )
+
+
+def complete_run(scoring: Scoring, facts: RunFacts, stages: dict[str, dict[str, float]]) -> None:
+    """Write the run's row, which makes its rows visible, and swap in a fresh catalog."""
+    store, run_id = scoring.store, scoring.run_id
+    if not has_part(store, "runs", run_id):
+        row = {
+            "run_id": run_id,
+            "status": "completed",
+            "method": scoring.method,
+            "started_at": facts.started_at,
+            "finished_at": datetime.now(UTC).replace(tzinfo=None),
+            "parameters": json.dumps(facts.parameters, sort_keys=True, ensure_ascii=False),
+            "model": facts.model,
+            "model_fingerprint": facts.model_fingerprint,
+            "corpus_fingerprint": facts.corpus_fingerprint,
+            "factors_id": scoring.factors_id,
+            "n_sequences": facts.n_sequences,
+            "code_revision": code_revision(),
+            "library_versions": json.dumps(library_versions()),
+            "device": str(device()),
+            "precision": str(dtype_of(scoring.compute)).removeprefix("torch."),
+            "stages": json.dumps(stages),
+        }
+        write_part(store, "runs", run_id, columns={name: [value] for name, value in row.items()})
+    build_catalog(store)
+    discard(store, run_id)
