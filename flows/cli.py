@@ -1,22 +1,277 @@
-"""headwater on the command line: every command of the README; nothing imports this file."""
+"""headwater on the command line: every command of the README; nothing imports this file.
+
+Each command turns words into parameters, runs one flow and prints the answer. Errors are one sentence and a
+non-zero exit code; --debug shows where they came from.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
+from pydantic import ValidationError
+from rich.console import Console
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from storage.errors import HeadwaterError, InputError
+from tasks.influence.errors import InfluenceError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Traces what a language model says back to the training text that taught it.",
+)
+
+StoreOption = Annotated[str, typer.Option("--store", help="directory of the store")]
+ModelOption = Annotated[str, typer.Option("--model", help="model directory, or a repository of the hub")]
+RevisionOption = Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")]
+ClusterOption = Annotated[str, typer.Option(help="auto, local, none, or the address of a Dask scheduler")]
+SchedulerOption = Annotated[str | None, typer.Option(help="address of a Dask scheduler, tcp://host:port")]
+ModulesOption = Annotated[str, typer.Option(help="mlp, attention, all, or a regular expression on module names")]
+FitOption = Annotated[int, typer.Option("--fit-sequences", help="sequences that the factors are fitted on")]
+FisherOption = Annotated[str, typer.Option(help="labels of the fit: sampled (true Fisher) or empirical")]
+BatchOption = Annotated[int, typer.Option(help="sequences per pass of the model")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
+LengthOption = Annotated[int | None, typer.Option(help="tokens per training sequence; default: the context")]
+PackingOption = Annotated[str, typer.Option(help="document, or concatenate: sequences may cross documents")]
+BadOption = Annotated[str, typer.Option(help="empty and non-UTF-8 documents: refuse or skip")]
+
 
 @app.command()
-def trace(store: str = typer.Option(...), model: str = typer.Option(...), queries: str = typer.Option(...), corpus: list[str] = typer.Option([])) -> None:
-    from flows.parameters import ModelParameters, QueryParameters, TraceParameters
-    from flows.trace import trace as flow
-    from storage.prompts import read_prompts
-    qs = tuple(QueryParameters(prompt=p.prompt, completion=p.completion, query_id=p.query_id) for p in read_prompts(queries))
-    print(flow(TraceParameters(store=store, model=ModelParameters(name=model), queries=qs, corpus={"inputs": tuple(corpus)})))
+def demo(
+    directory: Annotated[str, typer.Option(help="where the demo's corpus, model and store go")] = "demo",
+    cluster: ClusterOption = "auto",
+) -> None:
+    """The whole walk on an embedded corpus, with a model trained on it here."""
+    from flows.demo import run_demo
+
+    run_demo(Path(directory), cluster, _console())
+
 
 @app.command()
-def other() -> None:
-    pass
+def ingest(
+    inputs: Annotated[list[str], typer.Argument(help="Parquet, JSONL, text or a saved datasets directory")],
+    store: StoreOption,
+    model: ModelOption,
+    revision: RevisionOption = None,
+    sequence_length: LengthOption = None,
+    packing: PackingOption = "document",
+    bad_documents: BadOption = "refuse",
+    cluster: ClusterOption = "auto",
+    scheduler: SchedulerOption = None,
+) -> None:
+    """Documents to training sequences, and their lexical index; known files are not read again."""
+    from flows.ingest import ingest_corpus
+    from flows.parameters import IngestParameters
+
+    parameters = IngestParameters.model_validate(
+        {
+            "store": store,
+            "model": {"name": model, "revision": revision},
+            "corpus": _corpus(inputs, sequence_length, packing, bad_documents),
+            "cluster": scheduler or cluster,
+        }
+    )
+    n = ingest_corpus(parameters)
+    typer.echo(f"{n:,} sequences in {store}")
+    typer.echo(f"next  headwater trace --store {store} --model {model} --prompt … --completion …")
+
+
+@app.command()
+def index(store: StoreOption, cluster: ClusterOption = "auto", scheduler: SchedulerOption = None) -> None:
+    """Sequences to lexical index; only parts that have none yet."""
+    from flows.index import index_corpus
+
+    built = index_corpus(store, scheduler or cluster)
+    typer.echo(f"{built} new shards in {store}")
+
+
+@app.command()
+def fit(
+    store: StoreOption,
+    model: ModelOption,
+    revision: RevisionOption = None,
+    modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    fisher: FisherOption = "sampled",
+    seed: int = 0,
+    batch_size: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "auto",
+    scheduler: SchedulerOption = None,
+) -> None:
+    """EK-FAC factors of a model on the corpus of a store."""
+    from flows.fit import fit as fit_flow
+    from flows.parameters import FactorParameters
+
+    parameters = FactorParameters.model_validate(
+        {
+            "store": store,
+            "model": {"name": model, "revision": revision},
+            "fit": {"modules": modules, "sequences": fit_sequences, "fisher": fisher, "seed": seed},
+            "compute": {"batch_size": batch_size, "precision": precision},
+            "cluster": scheduler or cluster,
+        }
+    )
+    typer.echo(f"factors {fit_flow(parameters)} in {store}")
+
+
+@app.command()
+def trace(
+    store: StoreOption,
+    model: ModelOption,
+    queries: Annotated[str | None, typer.Option(help="JSON lines with prompt, completion, query_id")] = None,
+    prompt: Annotated[str | None, typer.Option(help="what the model was given")] = None,
+    completion: Annotated[str | None, typer.Option(help="what it said")] = None,
+    corpus: Annotated[list[str] | None, typer.Option(help="corpus files to ingest first, if new")] = None,
+    revision: RevisionOption = None,
+    sequence_length: LengthOption = None,
+    packing: PackingOption = "document",
+    bad_documents: BadOption = "refuse",
+    method: Annotated[str, typer.Option(help="ekfac, kfac or identity (gradient dot)")] = "ekfac",
+    beside: Annotated[list[str] | None, typer.Option(help="further methods for comparison")] = None,
+    damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
+    absolute_damping: Annotated[float | None, typer.Option(help="λ itself, instead")] = None,
+    rank: Annotated[int, typer.Option(help="singular directions kept of each query gradient")] = 32,
+    rescore: Annotated[int, typer.Option(help="top sequences scored again exactly, with tokens")] = 100,
+    filter: Annotated[str, typer.Option(help="bm25, tfidf, or none: every sequence")] = "bm25",
+    candidates: Annotated[int, typer.Option(help="sequences that the filter keeps per query")] = 10_000,
+    unfiltered: Annotated[int, typer.Option(help="size of a uniform sample scored beside them")] = 0,
+    modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    fisher: FisherOption = "sampled",
+    seed: int = 0,
+    batch_size: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "auto",
+    scheduler: SchedulerOption = None,
+    top: Annotated[int, typer.Option(help="sequences printed per query")] = 10,
+) -> None:
+    """The training sequences that raised a completion's probability; runs whatever stage is missing."""
+    from flows.parameters import TraceParameters
+    from flows.terminal import print_answers
+    from flows.trace import trace as trace_flow
+    from storage.prompts import make_prompt, read_prompts
+
+    if (queries is None) == (prompt is None and completion is None):
+        raise InputError(
+            "query",
+            expected="either --queries FILE or --prompt with --completion",
+            found="both" if queries else "neither",
+            remedy="Give one of them.",
+        )
+    asked = read_prompts(queries) if queries else [make_prompt(prompt or "", completion or "")]
+    strength = {"relative": damping} if absolute_damping is None else {"relative": None, "absolute": absolute_damping}
+    parameters = TraceParameters.model_validate(
+        {
+            "store": store,
+            "model": {"name": model, "revision": revision},
+            "queries": [{k: getattr(p, k) for k in ("prompt", "completion", "query_id")} for p in asked],
+            "corpus": _corpus(corpus or [], sequence_length, packing, bad_documents),
+            "candidates": {"filter": filter, "top_k": candidates, "unfiltered": unfiltered, "seed": seed},
+            "fit": {"modules": modules, "sequences": fit_sequences, "fisher": fisher, "seed": seed},
+            "method": {
+                "method": method, "beside": beside or [], "damping": strength, "rank": rank, "rescore": rescore
+            },
+            "compute": {"batch_size": batch_size, "precision": precision},
+            "cluster": scheduler or cluster,
+        }
+    )  # fmt: skip
+    run_id = trace_flow(parameters)
+    print_answers(store, run_id, _console(), top=top)
+
+
+@app.command()
+def report(
+    store: StoreOption,
+    output: Annotated[str, typer.Option("--output", "-o", help="the HTML file to write")] = "report.html",
+    run: Annotated[str, typer.Option(help="a run's id, or latest")] = "latest",
+    top: Annotated[int, typer.Option(help="sequences per query")] = 100,
+) -> None:
+    """One self-contained HTML page of a run."""
+    from storage.store import open_store
+    from tasks.report import render_report
+
+    typer.echo(render_report(open_store(store), run, Path(output), top))
+
+
+@app.command()
+def sql(
+    store: StoreOption,
+    statement: Annotated[str | None, typer.Argument(help="SQL; without it, a shell")] = None,
+    format: Annotated[Literal["table", "csv", "json"], typer.Option(help="how rows are printed")] = "table",
+) -> None:
+    """Ask the result tables in DuckDB SQL: read-only, and locked to the store."""
+    from flows.shell import answer, shell
+    from storage.store import open_store
+
+    if statement is None:
+        shell(open_store(store), format)
+    else:
+        answer(open_store(store), statement, format)
+
+
+@app.command()
+def check(
+    model: ModelOption,
+    revision: RevisionOption = None,
+    modules: ModulesOption = "mlp",
+) -> None:
+    """Which of a model's parameters an attribution covers, and why the others are left out."""
+    from flows.terminal import print_coverage
+
+    print_coverage(model, revision, modules, _console())
+
+
+def _console() -> Console:
+    # A pipe has no width of its own; tables in a file or a log are read without wrapping.
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def _corpus(inputs: list[str], sequence_length: int | None, packing: str, bad_documents: str) -> dict:
+    return {
+        "inputs": inputs,
+        "sequence_length": sequence_length,
+        "packing": packing,
+        "bad_documents": bad_documents,
+    }
+
 
 def main() -> None:
-    app()
+    """Run a command; every foreseen error is one sentence on standard error and exit code 1."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    # Prefect would print every failure with its traceback; the command prints the failure itself.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    try:
+        app(arguments)
+    except (HeadwaterError, InfluenceError) as error:
+        _fail(str(error), debug)
+    except ValidationError as error:
+        _fail(_explain(error), debug)
+    except KeyboardInterrupt:
+        _fail("stopped. Run the same command again: finished parts are kept.", debug=False)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [
+        f"parameter {'.'.join(map(str, e['loc'])) or error.title}: expected {e['msg'].removeprefix('Value error, ')}, "
+        f"found {str(e.get('input'))[:80]!r}. Correct it."
+        for e in error.errors()
+    ]
+    return "\n".join(lines)
+
+
+def _fail(message: str, debug: bool) -> None:
+    if debug:
+        raise  # the error that main is handling, with its traceback
+    Console(stderr=True, highlight=False, markup=False).print(f"headwater: {message}", soft_wrap=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.prompts import Prompt, make_prompt
@@ -29,10 +31,11 @@ class QueryParameters(BaseModel):
     prompt: str = Field(description="what the model was given; may be empty if its tokenizer has a start token")
     completion: str = Field(min_length=1, description="what it said: the text whose log-probability is explained")
     query_id: str | None = Field(None, description="name of the query; none: made from its text")
+    metadata: dict[str, str] = Field(default_factory=dict, description="kept with the query; may name its truth")
 
     def as_prompt(self) -> Prompt:
         """The query as the store knows it."""
-        return make_prompt(self.prompt, self.completion, self.query_id)
+        return make_prompt(self.prompt, self.completion, self.query_id, json.dumps(self.metadata, sort_keys=True))
 
 
 class IngestParameters(BaseModel):

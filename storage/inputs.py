@@ -205,3 +205,13 @@ def _unreadable(file: CorpusFile, expected: str, error: Exception) -> InputError
         found=str(error).splitlines()[0],
         remedy="Fetch or write the file again; parts of other files are kept.",
     )
+
+
+def write_documents(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write records with document_id, text and whatever else as a Parquet corpus file, in one step."""
+    with explain_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        names = list(dict.fromkeys(name for record in records for name in record))
+        temporary = path.with_suffix(".partial")
+        pq.write_table(pa.table({name: [record.get(name) for record in records] for name in names}), temporary)
+        temporary.replace(path)

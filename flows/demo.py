@@ -1,0 +1,113 @@
+"""Demo: the whole walk on text that every Python carries, with a model trained on it and facts planted in it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from prefect import flow
+from rich.console import Console
+from rich.table import Table
+
+from flows.cluster import open_workers
+from flows.parameters import ModelParameters, QueryParameters, TraceParameters
+from flows.terminal import print_answers
+from flows.trace import trace
+from storage.errors import ModelError
+from storage.store import create_store, open_store
+from tasks.candidates import CandidateParameters
+from tasks.corpus import CorpusParameters, ingest
+from tasks.demo.corpus import demo_queries
+from tasks.demo.stages import RECALL, prepare_tokenizer, train_model, write_corpus
+from tasks.evaluate import K, MethodScore, evaluate_retrieval
+from tasks.factors import FitParameters
+from tasks.gradients import MethodParameters
+from tasks.report import render_report
+from tasks.training import TrainingParameters
+
+TRAINING = TrainingParameters()
+SHOWN = 3  # sequences printed per query
+
+
+@flow(name="demo model", flow_run_name="demo model in {directory}")
+def make_model(directory: Path, cluster: str) -> dict:
+    """The demo's corpus as files and as sequences, and a small GPT-2 trained on exactly those sequences."""
+    model = directory / "model"
+    files = write_corpus(directory)
+    prepare_tokenizer(model, TRAINING)
+    store = create_store(directory / "store")
+    with open_workers(cluster, len(files)) as workers:
+        ingest(store, model, CorpusParameters(inputs=tuple(map(str, files))), workers)
+    return train_model(store, model, TRAINING)
+
+
+@flow(name="demo evaluation", flow_run_name="demo evaluation of {run_id}")
+def evaluate(store: str, run_id: str) -> list[MethodScore]:
+    """How often the top sequences of a run are true sources."""
+    return evaluate_retrieval(open_store(store), run_id)
+
+
+def demo_parameters(directory: Path, cluster: str) -> TraceParameters:
+    """What the demo traces: every planted fact, every repeated passage, and two questions about Python."""
+    return TraceParameters(
+        store=str(directory / "store"),
+        model=ModelParameters(name=str(directory / "model")),
+        queries=tuple(
+            QueryParameters(prompt=q.prompt, completion=q.completion, query_id=q.query_id, metadata=dict(q.truth))
+            for q in demo_queries()
+        ),
+        candidates=CandidateParameters(top_k=1000),
+        fit=FitParameters(sequences=2000),
+        method=MethodParameters(beside=("identity", "bm25"), rescore=20),
+        cluster=cluster,
+    )
+
+
+def run_demo(directory: Path, cluster: str, console: Console) -> None:
+    """Make the model, trace the queries, print what was found and how good it is, write the report."""
+    start = time.perf_counter()
+    trained = make_model(directory, cluster)
+    if not trained["reached"]:
+        raise ModelError(
+            f"demo model in {directory / 'model'}",
+            expected=f"a recall of {RECALL:.0%} of the planted facts",
+            found=f"{trained['recall']:.0%} after {trained['epochs']} epochs",
+            remedy=f"Remove {directory} and run headwater demo again; please report it if it comes back.",
+        )
+    parameters = demo_parameters(directory, cluster)
+    run_id = trace(parameters)
+    scores = evaluate(parameters.store, run_id)
+    report = render_report(open_store(parameters.store), run_id, directory / "report.html")
+    print_answers(parameters.store, run_id, console, top=SHOWN, by="relative")
+    print_scores(scores, console)
+    console.print(
+        f"model: GPT-2 of {TRAINING.layers} layers, trained {trained['epochs']} epochs in {trained['seconds']:.0f} s on "
+        f"{trained['n_sequences']:,} sequences; it recalls {trained['recall']:.0%} of what was planted",
+        highlight=False,
+    )
+    console.print(f"report: {report}   ({time.perf_counter() - start:.0f} s in all)", highlight=False)
+
+
+def print_scores(scores: list[MethodScore], console: Console) -> None:
+    """The closing table: a true source is a training sequence that states the fact or repeats the passage."""
+    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
+    table.title = "How often the top sequences are true sources (mean over queries, 95 % bootstrap interval)"
+    for name in ("method", f"precision@{K}", "", "MRR", ""):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for score in sorted(scores, key=lambda s: s.precision.value):
+        cells = [
+            part
+            for e in (score.precision, score.mrr)
+            for part in (f"{e.value:.2f}", f"[{e.ci_low:.2f}, {e.ci_high:.2f}]")
+        ]
+        table.add_row(LABELS.get(score.method, score.method), *cells[:1], f"{cells[1]}", *cells[2:])
+    console.print(table, markup=False)
+
+
+LABELS = {
+    "ekfac": "EK-FAC",
+    "ekfac relative": "EK-FAC, relative to self-influence",
+    "identity": "gradient dot",
+    "identity relative": "gradient dot, relative to gradient norm",
+    "bm25": "BM25",
+}

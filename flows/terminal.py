@@ -1,0 +1,136 @@
+"""What a run found, printed: the answer, not a log."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from storage.checkpoints import find_checkpoint, load_model
+from storage.database import rows, session
+from storage.store import open_store
+from storage.text import printable
+from tasks.influence.modules import coverage, select_modules
+
+EXCERPT = 14  # tokens shown of a sequence, around the one with the most influence
+WIDTH = 96  # characters of a text excerpt
+
+
+def print_answers(store: str, run_id: str, console: Console, top: int = 10, by: str = "influence") -> None:
+    """Every query of a run with its top sequences, where they act, and what to type next."""
+    place = open_store(store)
+    with session(place) as connection:
+        facts = rows(connection, "answer/run", run=run_id)[0]
+        queries = rows(connection, "answer/queries", run=run_id)
+        for query in queries:
+            found = rows(connection, "answer/top", query=query["query_id"], run=run_id, k=top, by=by)
+            tokens: dict[int, list[dict]] = {}
+            for row in rows(connection, "answer/tokens", query=query["query_id"], run=run_id, k=top, by=by):
+                tokens.setdefault(row["sequence_id"], []).append(row)
+            _print_query(query, found, tokens, facts, console)
+    _print_next(store, run_id, queries[-1]["query_id"], found, console)
+
+
+def _print_next(store: str, run_id: str, query_id: str, found: list[dict], console: Console) -> None:
+    lines = [f"headwater report --store {store} --run {run_id} -o report.html"]
+    if found:
+        heatmap = f"select * from token_heatmap('{printable(query_id)}', {found[0]['sequence_id']})"
+        lines.append(f'headwater sql --store {store} "{heatmap}"')
+    for line in lines:
+        lead = "next" if line is lines[0] else "    "
+        console.print(f"{lead}  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_query(
+    query: dict[str, Any], found: list[dict], tokens: dict[int, list[dict]], facts: dict[str, Any], console: Console
+) -> None:
+    line = Text.assemble(
+        ("query ", "dim"), (printable(query["query_id"]), "bold"), (" · ", "dim"),
+        f'"{printable(query["prompt"][-WIDTH:])}" → "{printable(query["completion"][:WIDTH])}"',
+        (f"   log p {query['log_probability']:.2f} nats · {facts['n_sequences']:,} sequences · "
+         f"{query['n_candidates']:,} candidates", "dim"),
+    )  # fmt: skip
+    console.print(line, soft_wrap=True)
+    if not found:
+        console.print("  no candidate shares a token with this query: use --filter none or --unfiltered N\n")
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1))
+    for name in ("#", "influence", "relative", (query["filter"] or "filter").upper()):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table.add_column("strongest layer", no_wrap=True, min_width=14)
+    table.add_column("sequence", overflow="ellipsis", no_wrap=True)
+    for row in found:
+        relative = row["relative_influence"]
+        table.add_row(
+            str(row["rank"]),
+            f"{row['influence']:.4g}",
+            "·" if relative is None else f"{relative:.3g}",
+            "·" if row["filter_rank"] is None else f"{row['filter_rank']:,}",
+            Text(row["strongest_module"] or "·"),
+            _excerpt(tokens.get(row["sequence_id"], []), row["text"] or ""),
+        )
+    console.print(table)
+    console.print(Text(_footer(query, facts), style="dim"), soft_wrap=True)
+    console.print()
+
+
+def _excerpt(tokens: list[dict], text: str) -> Text:
+    """The tokens around the strongest one, coloured by their influence: red raises, cyan lowers."""
+    if not tokens:
+        return Text(printable(text[:WIDTH]))
+    strongest = max(range(len(tokens)), key=lambda t: abs(tokens[t]["influence"]))
+    scale = abs(tokens[strongest]["influence"]) or 1.0
+    start = max(0, min(strongest - EXCERPT // 2, len(tokens) - EXCERPT))
+    shown = Text("… " if start else "")
+    for token in tokens[start : start + EXCERPT]:
+        share = token["influence"] / scale
+        style = "" if abs(share) < 0.1 else ("bold " if abs(share) > 0.5 else "") + ("red" if share > 0 else "cyan")
+        word = printable(token["token"])
+        shown.append(f"[{word}]" if token is tokens[strongest] else word, style)
+    if start + EXCERPT < len(tokens):
+        shown.append(" …")
+    return shown
+
+
+def _footer(query: dict[str, Any], facts: dict[str, Any]) -> str:
+    parameters = json.loads(facts["parameters"])
+    damping = parameters["method"]["damping"]
+    strength = damping["absolute"] or f"{damping['relative']:g} · mean eigenvalue"
+    correlation = query["compression_correlation"]
+    pieces = []
+    if query["top_share"] is not None:
+        pieces.append(f"top 1 % holds {query['top_share']:.0%} of the candidates' positive influence")
+    if correlation is not None:
+        pieces.append(f"rank-{query['rank']} compression r = {correlation:.4f}")
+    pieces.append(
+        f"factors {facts['factors_id']} ({min(parameters['fit']['sequences'], facts['n_sequences']):,} sequences, "
+        f"damping {strength})"
+        if facts["method"] != "identity"
+        else "gradient dot product"
+    )
+    return " · ".join(pieces)
+
+
+def print_coverage(name: str, revision: str | None, expression: str, console: Console) -> None:
+    """The coverage table of a model: every parameter once, in or out, and why."""
+    model = load_model(find_checkpoint(name, revision))
+    tracked = select_modules(model, expression)
+    covered = coverage(model, tracked, expression)
+    total = sum(row.parameters for row in covered) or 1
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column, justify in (
+        ("module", "left"), ("layer", "right"), ("kind", "left"), ("parameters", "right"), ("share", "right"),
+        ("tracked", "left"), ("reason", "left"),
+    ):  # fmt: skip
+        table.add_column(column, justify=justify)
+    for row in covered:
+        layer = "·" if row.layer < 0 else str(row.layer)
+        mark = Text("yes", "green") if row.tracked else Text("no", "dim")
+        share = f"{row.parameters / total:.1%}"
+        table.add_row(row.module, layer, row.kind, f"{row.parameters:,}", share, mark, Text(row.reason))
+    console.print(table)
+    inside = sum(row.parameters for row in covered if row.tracked)
+    console.print(f"{inside:,} of {total:,} parameters are attributed ({inside / total:.1%}), {len(tracked)} modules")

@@ -1,0 +1,47 @@
+-- grain: one row per query of a run, with what the line under its table says
+with compressed as (
+    select query_id, max(rank) as rank
+    from query_compressions
+    where run_id = $run
+    group by query_id
+),
+scored as (
+    select
+        i.query_id,
+        i.influence_rank,
+        greatest(i.influence, 0) as influence,
+        count(*) over (partition by i.query_id) as n
+    from influences i
+    join runs r on r.run_id = i.run_id and r.method = i.method
+    where i.run_id = $run
+),
+shares as (
+    select
+        query_id,
+        sum(influence) filter (where influence_rank <= ceil(0.01 * n)) / nullif(sum(influence), 0) as top_share
+    from scored
+    group by query_id
+),
+filters as (
+    select query_id, min(filter) filter (where filter in ('bm25', 'tfidf')) as filter
+    from candidates
+    where run_id = $run
+    group by query_id
+)
+select
+    q.query_id,
+    q.prompt,
+    q.completion,
+    r.log_probability,
+    r.n_candidates,
+    r.compression_correlation,
+    c.rank,
+    s.top_share,
+    f.filter
+from run_queries r
+join queries q on q.query_id = r.query_id
+left join compressed c on c.query_id = r.query_id
+left join shares s on s.query_id = r.query_id
+left join filters f on f.query_id = r.query_id
+where r.run_id = $run
+order by q.submitted_at, q.query_id

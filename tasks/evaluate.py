@@ -1,0 +1,60 @@
+"""Evaluation stage: how often a run's top sequences are true sources, per method, with BM25 beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.database import rows, session
+from storage.store import Store
+from storage.tables import has_part, write_part
+from tasks.evaluation.ranking import Estimate, bootstrap_mean, precision_at, reciprocal_rank
+from tasks.stage import stage
+
+K = 10
+
+
+@dataclass(frozen=True)
+class MethodScore:
+    """Retrieval of true sources by one method: means over the queries that have any."""
+
+    method: str
+    precision: Estimate
+    mrr: Estimate
+
+
+@stage("evaluation")
+def evaluate_retrieval(store: Store, run_id: str) -> list[MethodScore]:
+    """Compare every ranking of a run with the truth in the queries' metadata, and fill `evaluations`.
+
+    A sequence is a true source if its document's metadata holds everything that the query's metadata says.
+    """
+    with session(store) as connection:
+        found = rows(connection, "evaluation/true_ranks", run=run_id)
+    by_method: dict[str, list[list[int]]] = {}
+    for row in found:
+        by_method.setdefault(row["method"], []).append(row["true_ranks"] or [])
+    scores = [
+        MethodScore(
+            method,
+            bootstrap_mean([precision_at(K, ranks) for ranks in lists]),
+            bootstrap_mean([reciprocal_rank(ranks) for ranks in lists]),
+        )
+        for method, lists in by_method.items()
+    ]
+    if scores and not has_part(store, "evaluations", run_id):
+        metrics = [(s.method, name, e) for s in scores for name, e in ((f"precision@{K}", s.precision), ("mrr", s.mrr))]
+        write_part(
+            store,
+            "evaluations",
+            run_id,
+            columns={
+                "run_id": [run_id] * len(metrics),
+                "method": [method for method, _, _ in metrics],
+                "metric": [name for _, name, _ in metrics],
+                "value": [e.value for _, _, e in metrics],
+                "ci_low": [e.ci_low for _, _, e in metrics],
+                "ci_high": [e.ci_high for _, _, e in metrics],
+                "n": [e.n for _, _, e in metrics],
+            },
+        )
+    return scores

@@ -1,0 +1,1 @@
+"""Metrics and statistics: NumPy and SciPy only; no storage, no orchestration."""
