@@ -70,9 +70,11 @@ def create_store(path: str | Path) -> Store:
     """Open the store at `path`, making it first where nothing stands."""
     root = Path(path).expanduser().resolve()
     marker = root / "store.json"
-    if marker.exists():
-        return open_store(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    with explain_write(root):
+        if marker.exists():
+            return open_store(root)
+        taken = root.exists() and (not root.is_dir() or any(root.iterdir()))
+    if taken:
         raise StoreError(
             f"store {root}",
             expected="a headwater store or an empty place",
@@ -91,7 +93,9 @@ def open_store(path: str | Path) -> Store:
     """Open an existing store; refuses a newer schema."""
     root = Path(path).expanduser().resolve()
     marker = root / "store.json"
-    if not marker.exists():
+    with explain_write(root):
+        missing = not marker.exists()
+    if missing:
         raise StoreError(
             f"store {root}",
             expected="a directory with store.json",
@@ -170,8 +174,8 @@ def explain_write(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(
-                f"writing {path}",
-                expected="permission to write",
+                f"access to {path}",
+                expected="permission to read and write",
                 found=error.strerror or "refused",
                 remedy="Change the permissions, or name another --store.",
             ) from error
