@@ -22,7 +22,7 @@ filters as (
 others as (
     select * from beside
     union all
-    select * from filters where false
+    select * from filters
 ),
 shared as (
     select

@@ -1,11 +1,6 @@
 -- grain: one row per query of the run, with the sequence that raised it most
 -- not the ranking: that is sql/report/sequences.sql
-with asked as (
-    select query_id, any_value(prompt) as prompt, any_value(completion) as completion
-    from queries
-    group by query_id
-),
-best as (
+with best as (
     select i.query_id, i.sequence_id, i.influence, s.document_id
     from influences i
     join runs r on r.run_id = i.run_id and r.method = i.method
@@ -33,8 +28,8 @@ select
     c.rank,
     c.largest_residual
 from run_queries q
-left join asked a on a.query_id = q.query_id
+left join queries a on a.query_id = q.query_id
 left join best b on b.query_id = q.query_id
 left join residuals c on c.query_id = q.query_id
 where q.run_id = $run
-order by q.query_id
+order by a.submitted_at, q.query_id

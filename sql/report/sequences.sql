@@ -19,23 +19,23 @@ shown as (
     from ranked
     where influence_rank <= $top or relative_rank <= $top or (lowering_rank <= $lowering and influence < 0)
 ),
-by_layer as (
-    select l.query_id, l.sequence_id, l.layer, sum(l.influence) as influence
-    from layer_influences l
-    semi join shown s on s.query_id = l.query_id and s.sequence_id = l.sequence_id
-    where l.run_id = $run
-    group by l.query_id, l.sequence_id, l.layer
-),
 strongest as (
-    select query_id, sequence_id, arg_max(layer, abs(influence)) as strongest_layer
-    from by_layer
-    group by query_id, sequence_id
+    select
+        l.query_id,
+        l.sequence_id,
+        arg_max(l.module, l.influence * sign(s.influence)) as strongest_module,
+        arg_max(l.layer, l.influence * sign(s.influence)) as strongest_layer
+    from layer_influences l
+    join shown s on s.query_id = l.query_id and s.sequence_id = l.sequence_id
+    where l.run_id = $run
+    group by l.query_id, l.sequence_id
 )
 select
     r.query_id,
     r.sequence_id,
     s.document_id,
     d.source,
+    t.strongest_module,
     substring(
         d.text, (s.start_char + 1)::bigint, least(s.end_char - s.start_char, $excerpt)::bigint
     ) as text,
