@@ -28,9 +28,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         _require_complete(path)
         return path.resolve()
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelError(
-            f"model {name}", expected="a directory", found="none", remedy="Check the path of --model."
-        )
+        raise ModelError(f"model {name}", expected="a directory", found="none", remedy="Check the path of --model.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
 

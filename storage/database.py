@@ -95,9 +95,7 @@ def stream(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: An
         yield pa.Table.from_batches([batch])
 
 
-def part_view(
-    connection: duckdb.DuckDBPyConnection, store: Store, view: str, relation: str, *names: str
-) -> None:
+def part_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, relation: str, *names: str) -> None:
     """Let SQL name the rows of one part of a relation `view`."""
     path = _quoted(str(store.file(relation, *names)))
     connection.execute(f"create or replace view {view} as select * from read_parquet({path})")

@@ -93,7 +93,9 @@ def register_prompts(store: Store, prompts: list[Prompt]) -> None:
     """Add new queries to `queries`; a known id with other words is refused."""
     require_distinct(prompts, "of this run")
     with session(store) as connection:
-        known = {row["query_id"]: row for row in rows(connection, "results/queries_by_id", ids=[p.query_id for p in prompts])}
+        known = {
+            row["query_id"]: row for row in rows(connection, "results/queries_by_id", ids=[p.query_id for p in prompts])
+        }
     new = []
     for prompt in prompts:
         row = known.get(prompt.query_id)

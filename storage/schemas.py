@@ -31,9 +31,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     # one row per (shard, term); the view `terms` sums over shards
     "terms": _schema(("term_id", pa.int32()), ("document_frequency", pa.int64())),
     # one row per (term, sequence), sorted by term
-    "postings": _schema(
-        ("term_id", pa.int32()), ("sequence_id", pa.int64()), ("term_frequency", pa.int32())
-    ),
+    "postings": _schema(("term_id", pa.int32()), ("sequence_id", pa.int64()), ("term_frequency", pa.int32())),
     # one row per query
     "queries": _schema(
         ("query_id", pa.string()),
@@ -43,9 +41,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("metadata", pa.string()),
     ),
     # one row per (run, query, sequence, filter)
-    "candidates": _schema(
-        *_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())
-    ),
+    "candidates": _schema(*_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())),
     # one row per (run, query, sequence, method)
     "influences": _schema(
         *_RUN,
@@ -65,9 +61,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("gradient_norm", pa.float64()),
     ),
     # one row per (run, query, sequence, module), of the run's own method
-    "layer_influences": _schema(
-        *_RUN, ("layer", pa.int32()), ("module", pa.string()), ("influence", pa.float64())
-    ),
+    "layer_influences": _schema(*_RUN, ("layer", pa.int32()), ("module", pa.string()), ("influence", pa.float64())),
     # one row per (run, query, sequence, layer, position): position predicts the token after it
     "token_influences": _schema(
         *_RUN,

@@ -58,9 +58,7 @@ def find_candidates(
     if not has_part(store, "candidates", run_id):
         with writing(store, "candidates", run_id) as part:
             if parameters.filter != "none":
-                for prompt, hits in zip(
-                    prompts, _search(store, model, prompts, parameters, workers), strict=True
-                ):
+                for prompt, hits in zip(prompts, _search(store, model, prompts, parameters, workers), strict=True):
                     part.append(_columns(run_id, prompt, parameters.filter, hits))
             for name, size in _samples(parameters):
                 chosen = uniform_sample(all_sequence_ids(parts), size, parameters.seed)

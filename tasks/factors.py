@@ -81,9 +81,7 @@ def fit_factors(
         return fit_id
     chosen = uniform_sample(all_sequence_ids(parts), parameters.sequences, parameters.seed)
     blocks = np.array_split(chosen, range(BLOCK, len(chosen), BLOCK))
-    jobs = [
-        SumJob(store, model, fit_id, k, tuple(ids.tolist()), parameters, compute) for k, ids in enumerate(blocks)
-    ]
+    jobs = [SumJob(store, model, fit_id, k, tuple(ids.tolist()), parameters, compute) for k, ids in enumerate(blocks)]
     run = partial(fan_out, workers.model, resources=workers.model_resources)
     modules = select_modules(load_model(model), parameters.modules)
     run(sum_covariances, jobs, "covariances")
@@ -92,9 +90,7 @@ def fit_factors(
     run(sum_eigenvalues, jobs, "eigenvalues")
     for k in range(len(modules)):
         _write_eigenvalues(store, fit_id, k, len(jobs), len(chosen))
-    complete_fit(
-        store, Fit(fit_id, tuple(asdict(m) for m in modules), len(chosen), made_from)
-    )
+    complete_fit(store, Fit(fit_id, tuple(asdict(m) for m in modules), len(chosen), made_from))
     return fit_id
 
 
@@ -137,9 +133,7 @@ def _write_basis(store: Store, fit_id: str, k: int, n_blocks: int) -> None:
     if path.exists():
         return
     loaded = (read_tensors(part) for part in parts)
-    basis = eigenbasis(
-        add_covariances(CovarianceSums(t["inputs"], t["deltas"], *t["counts"].tolist()) for t in loaded)
-    )
+    basis = eigenbasis(add_covariances(CovarianceSums(t["inputs"], t["deltas"], *t["counts"].tolist()) for t in loaded))
     write_tensors(store, path, {"out": basis.out, "inp": basis.inp, "kfac": basis.kfac_eigenvalues})
 
 

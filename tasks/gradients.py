@@ -74,14 +74,18 @@ def prepare_queries(scoring: Scoring, rank: int) -> None:
     _write_queries(store, run_id, prompts, encoded, [log_probability(network, query) for query in encoded])
 
 
-def _write_compressions(store: Store, run_id: str, prompts: tuple[Prompt, ...], modules: list[TrackedModule], factors) -> None:
+def _write_compressions(
+    store: Store, run_id: str, prompts: tuple[Prompt, ...], modules: list[TrackedModule], factors
+) -> None:
     rows = [
         (run_id, prompt.query_id, module.name, factor.rank, float(factor.residual[q]))
         for module, factor in zip(modules, factors, strict=True)
         for q, prompt in enumerate(prompts)
     ]
     names = ("run_id", "query_id", "module", "rank", "residual")
-    write_part(store, "query_compressions", run_id, columns=dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    write_part(
+        store, "query_compressions", run_id, columns=dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    )
 
 
 def _write_modules(store: Store, run_id: str, table, dampings: dict[str, float]) -> None:

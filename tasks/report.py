@@ -29,9 +29,7 @@ from tasks.stage import stage
 
 TOKEN_DEPTH = 20  # sequences of each ranking and query whose tokens the page carries
 TOKEN_CELLS = 1_600_000  # (layer, position) numbers in one page, about 4 bytes each
-LARGEST_CELL = (
-    9999  # a sequence's largest number becomes this; the others are whole multiples of its 9999th part
-)
+LARGEST_CELL = 9999  # a sequence's largest number becomes this; the others are whole multiples of its 9999th part
 LOWERED = 20  # sequences of each query that lowered its completion most
 EXCERPT = 240  # characters of each sequence's text
 SUMMARY_QUERIES, SUMMARY_SEQUENCES, SUMMARY_EXCERPT = 20, 5, 140
@@ -42,9 +40,7 @@ RED, TEAL = (0.77, 0.20, 0.15), (0.0, 0.47, 0.45)
 def render_report(store: Store, run: str, output: Path, top: int = 100) -> Path:
     """Write one self-contained page about a run (its id or 'latest'), `top` sequences of each ranking."""
     if top < 1:
-        raise InputError(
-            "top", expected="one sequence or more", found=str(top), remedy="Leave it out, or set 100."
-        )
+        raise InputError("top", expected="one sequence or more", found=str(top), remedy="Leave it out, or set 100.")
     with session(store) as connection:
         page = _page(connection, _find_run(connection, store, run), top)
     return write_page(output, render("report.html.j2", page))
@@ -82,9 +78,7 @@ def _find_run(connection, store: Store, run: str) -> dict[str, Any]:
 def _page(connection, run: dict[str, Any], top: int) -> dict[str, Any]:
     run_id, parameters = run["run_id"], _flat(json.loads(run["parameters"]))
     queries = rows(connection, "report/queries", run=run_id)
-    sequences = rows(
-        connection, "report/sequences", run=run_id, top=top, lowering=min(top, LOWERED), excerpt=EXCERPT
-    )
+    sequences = rows(connection, "report/sequences", run=run_id, top=top, lowering=min(top, LOWERED), excerpt=EXCERPT)
     cells, words, vocabulary = _tokens(
         query(connection, "report/tokens", run=run_id, depth=TOKEN_DEPTH, cells=TOKEN_CELLS)
     )
@@ -99,9 +93,7 @@ def _page(connection, run: dict[str, Any], top: int) -> dict[str, Any]:
         }
     ) | {
         "corpus": {
-            "run": presentable(
-                {"id": run_id, "method": run["method"], "filter": parameters.get("candidates.filter")}
-            ),
+            "run": presentable({"id": run_id, "method": run["method"], "filter": parameters.get("candidates.filter")}),
             "sequences": {row["sequence_id"]: _text(row, words) for row in sequences},
             "vocabulary": vocabulary,
         },
@@ -112,9 +104,7 @@ def _page(connection, run: dict[str, Any], top: int) -> dict[str, Any]:
     }
 
 
-def _blocks(
-    connection, run_id: str, queries: list[dict], sequences: list[dict], cells: dict
-) -> list[dict[str, Any]]:
+def _blocks(connection, run_id: str, queries: list[dict], sequences: list[dict], cells: dict) -> list[dict[str, Any]]:
     ranked, methods = _by_query(sequences), _by_query(rows(connection, "report/methods", run=run_id))
     blocks = []
     for asked in queries:
@@ -192,9 +182,7 @@ def _flat(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _summary(connection, run: dict[str, Any]) -> str:
     run_id = run["run_id"]
     queries = rows(connection, "report/queries", run=run_id)
-    head = rows(
-        connection, "report/sequences", run=run_id, top=SUMMARY_SEQUENCES, lowering=0, excerpt=SUMMARY_EXCERPT
-    )
+    head = rows(connection, "report/sequences", run=run_id, top=SUMMARY_SEQUENCES, lowering=0, excerpt=SUMMARY_EXCERPT)
     ranked = _by_query([row for row in head if row["influence_rank"] <= SUMMARY_SEQUENCES])
     values = {
         "run": run,
@@ -218,9 +206,7 @@ def _picture_of_best(connection, run_id: str, queries: list[dict[str, Any]]) -> 
     if not queries or queries[0]["best_sequence_id"] is None:
         return None
     first = queries[0]
-    found = rows(
-        connection, "report/heatmap", run=run_id, query=first["query_id"], sequence=first["best_sequence_id"]
-    )
+    found = rows(connection, "report/heatmap", run=run_id, query=first["query_id"], sequence=first["best_sequence_id"])
     if not found:
         return None
     image = _picture([visible(row["token"]) for row in found], np.array([row["influence"] for row in found]))
@@ -243,9 +229,7 @@ def _picture(tokens: list[str], influences: np.ndarray) -> bytes:
         if first <= line < first + height:
             word, top = token.rstrip("\n"), line - first
             colour = (*(RED if influence > 0 else TEAL), 0.7 * alpha)
-            axes.fill_between(
-                [column, column + _width(word)], top + 0.06, top + 0.94, color=colour, linewidth=0
-            )
+            axes.fill_between([column, column + _width(word)], top + 0.06, top + 0.94, color=colour, linewidth=0)
             axes.text(
                 column, top + 0.55, _drawable(word), va="center",
                 family="DejaVu Sans Mono", size=PICTURE_POINTS, parse_math=False,

@@ -97,12 +97,10 @@ def score_block(job: BlockJob) -> None:
         _metrics(scoring, modules, network.device) if len(unknown) else {}
     )  # a pass over known sequences needs no factors
     scores, selves, order = [], [], []
-    for batch, calls in _passes(scoring, network, modules, job.sequence_ids):
+    for batch, calls in _passes(scoring, network, modules, job.sequence_ids, dtype_of(scoring.compute)):
         order.extend(batch.sequence_ids.tolist())
         uses = [(calls[module.name], module) for module in modules]
-        scores.append(
-            torch.stack([pairwise_scores(c, m, q) for (c, m), q in zip(uses, queries, strict=True)]).cpu()
-        )
+        scores.append(torch.stack([pairwise_scores(c, m, q) for (c, m), q in zip(uses, queries, strict=True)]).cpu())
         if metrics:
             norms = [metrics[m.name].squared_norms(c, m) for c, m in uses]
             both = torch.stack([sum(n.metric for n in norms), sum(n.euclidean for n in norms)])
@@ -113,11 +111,11 @@ def score_block(job: BlockJob) -> None:
     _write_scores(job, sequence_ids, torch.cat(scores, dim=2).numpy())
 
 
-def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_ids):
+def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_ids, precision: torch.dtype):
     tokens = read_tokens(scoring.store, np.array(sequence_ids))
     sequences = [TokenSequence(i, tokens[i]) for i in sequence_ids]
     stream = batches(sequences, scoring.compute.batch_size, network.device)
-    return sweep(network, modules, stream, true_token_loss, dtype_of(scoring.compute))
+    return sweep(network, modules, stream, true_token_loss, precision)
 
 
 def _stacked_queries(scoring: Scoring, n_modules: int, device: torch.device) -> list[LowRank]:
@@ -138,9 +136,7 @@ def _stacked_queries(scoring: Scoring, n_modules: int, device: torch.device) -> 
 
 def _metrics(scoring: Scoring, modules: list[TrackedModule], device: torch.device):
     fit = read_fit(scoring.store, scoring.fit_id) if scoring.fit_id else None
-    return load_metrics(
-        scoring.store, fit, scoring.model, modules, scoring.method, scoring.damping, device
-    )
+    return load_metrics(scoring.store, fit, scoring.model, modules, scoring.method, scoring.damping, device)
 
 
 def _without_self_influence(job: BlockJob) -> np.ndarray:
@@ -212,9 +208,7 @@ def score_exactly(job: ExactJob) -> None:
     modules = select_modules(network, scoring.modules)
     context = context_length(scoring.model)
     encoded = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in job.prompts]
-    gradients = preconditioned_gradients(
-        network, modules, encoded, _metrics(scoring, modules, network.device)
-    )
+    gradients = preconditioned_gradients(network, modules, encoded, _metrics(scoring, modules, network.device))
     wanted: dict[int, list[int]] = {}
     position = {prompt.query_id: q for q, prompt in enumerate(job.prompts)}
     for query_id, sequence_id in job.pairs:
@@ -225,7 +219,8 @@ def score_exactly(job: ExactJob) -> None:
         staged_writer(store, scoring.run_id, "exact_layers", str(job.block)) as layers_part,
         staged_writer(store, scoring.run_id, "exact_tokens", str(job.block)) as tokens_part,
     ):
-        for batch, calls in _passes(scoring, network, modules, sorted(wanted)):
+        # Few sequences: float32 whatever the policy, so that what is called exact is.
+        for batch, calls in _passes(scoring, network, modules, sorted(wanted), torch.float32):
             for row, sequence_id in enumerate(batch.sequence_ids.tolist()):
                 asked = wanted[sequence_id]
                 length = int(batch.scored[row].nonzero()[-1]) + 2
@@ -267,7 +262,8 @@ def _token_rows(
     """Rows by (query, layer, position); the modules of one layer are summed."""
     layers = sorted({module.layer for module in modules})
     by_layer = np.stack(
-        [shares[[k for k, module in enumerate(modules) if module.layer == layer]].sum(0) for layer in layers], axis=1
+        [shares[[k for k, module in enumerate(modules) if module.layer == layer]].sum(0) for layer in layers],
+        axis=1,
     )
     q, n_layers, t = by_layer.shape
     return pa.table(

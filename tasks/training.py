@@ -5,13 +5,15 @@ What the trajectory methods ask for later is kept: a checkpoint per epoch with i
 `exp_avg_sq` holds Adam's second moments under the parameter's name, and the learning rate of that epoch.
 """
 
+import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -23,8 +25,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils.logging import disable_progress_bar
 
 END_OF_TEXT = "<|endoftext|>"
+WINDOW = 8  # batches that are sorted by length together
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
 Probe = Callable[[PreTrainedModel], float]
@@ -41,8 +45,9 @@ class TrainingParameters(BaseModel):
     heads: int = Field(4, ge=1, le=64, description="attention heads per block; divides the width")
     context: int = Field(128, ge=2, le=8192, description="tokens in the longest sequence")
     epochs: int = Field(5, ge=1, le=1000, description="passes over the sequences, at most")
-    batch_size: int = Field(16, ge=1, le=4096, description="sequences per optimizer step")
+    batch_size: int = Field(8, ge=1, le=4096, description="sequences per optimizer step")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of Adam's step size, dimensionless")
+    initial_scale: float = Field(0.06, gt=0, le=1, description="standard deviation of the initial weights")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises")
     seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights and the order of sequences")
 
@@ -124,6 +129,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, parameters: TrainingParameters
             n_embd=parameters.width,
             n_layer=parameters.layers,
             n_head=parameters.heads,
+            initializer_range=parameters.initial_scale,
             activation_function="gelu_pytorch_tanh",  # what "gelu_new" computes, in one kernel
             resid_pdrop=0.0,
             embd_pdrop=0.0,
@@ -147,6 +153,20 @@ def padded(sequences: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tens
     for row, sequence in enumerate(sequences):
         input_ids[row, : len(sequence)] = labels[row, : len(sequence)] = torch.tensor(sequence)
     return {"input_ids": input_ids, "attention_mask": (labels != IGNORED).long(), "labels": labels}
+
+
+def length_batches(lengths: Sequence[int], batch_size: int, generator: random.Random) -> list[list[int]]:
+    """Indices in batches of like length: every index once, batches in random order.
+
+    Only WINDOW batches at a time are sorted, so that the company of a sequence changes between epochs.
+    The Trainer's own `group_by_length` leaves the batches sorted, from long to short and over again; on the
+    demo corpus that costs as much loss after three epochs as it saves time (5.9 against 5.3 nats per token).
+    """
+    order = generator.sample(range(len(lengths)), len(lengths))
+    windows = [order[at : at + WINDOW * batch_size] for at in range(0, len(order), WINDOW * batch_size)]
+    order = [index for window in windows for index in sorted(window, key=lambda index: lengths[index])]
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    return generator.sample(batches, len(batches))
 
 
 def recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> float:
@@ -190,13 +210,15 @@ def train(
             f"{parameters.context} ({len(too_long)} such sequences): cut them shorter or raise context."
         )
     began = time.monotonic()
+    disable_progress_bar()  # one for every file that is saved
     model = new_model(tokenizer, parameters)
     watch = _Watch(probe, target, progress)
-    trainer = Trainer(
+    trainer = _Trainer(
         model=model,
         args=_arguments(parameters, directory),
-        train_dataset=[{"input_ids": list(sequence)} for sequence in sequences],
-        data_collator=lambda rows: padded([row["input_ids"] for row in rows], tokenizer.pad_token_id),
+        train_dataset=sequences,
+        batches=_LengthBatches([len(sequence) for sequence in sequences], parameters),
+        data_collator=lambda batch: padded(batch, tokenizer.pad_token_id),
         processing_class=tokenizer,
         optimizers=(_optimizer(model, parameters), None),
         callbacks=[watch],
@@ -221,7 +243,6 @@ def _arguments(parameters: TrainingParameters, directory: Path) -> TrainingArgum
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
         warmup_steps=parameters.warmup,
-        train_sampling_strategy="group_by_length",
         save_strategy="epoch",
         logging_strategy="epoch",
         seed=parameters.seed,
@@ -234,8 +255,37 @@ def _arguments(parameters: TrainingParameters, directory: Path) -> TrainingArgum
 def _optimizer(model: PreTrainedModel, parameters: TrainingParameters) -> torch.optim.Optimizer:
     """AdamW over named parameters in one group: its saved state says which moments belong to which weight."""
     return torch.optim.AdamW(
-        model.named_parameters(), lr=parameters.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        model.named_parameters(),
+        lr=parameters.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        fused=True,
     )
+
+
+class _LengthBatches(Sampler[list[int]]):
+    """Batches of sequences of like length in random order, new in every epoch; repeats from the seed."""
+
+    def __init__(self, lengths: Sequence[int], parameters: TrainingParameters):
+        self.lengths, self.batch_size = lengths, parameters.batch_size
+        self.random = random.Random(parameters.seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from length_batches(self.lengths, self.batch_size, self.random)
+
+
+class _Trainer(Trainer):
+    """The Trainer with batches of our own."""
+
+    def __init__(self, batches: Sampler[list[int]], **arguments):
+        super().__init__(**arguments)
+        self.batches = batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
 
 class _Watch(TrainerCallback):

@@ -101,9 +101,7 @@ def demo_queries() -> list[DemoQuery]:
         for fact in facts.facts()
     ]
     of_passages = [
-        DemoQuery(
-            passage.passage_id, passage.opening, passage.continuation, {"passage_id": passage.passage_id}
-        )
+        DemoQuery(passage.passage_id, passage.opening, passage.continuation, {"passage_id": passage.passage_id})
         for passage in facts.passages()
     ]
     of_python = [
@@ -135,9 +133,7 @@ def _all_docstrings() -> Iterator[Document]:
     for module, source in _library_sources():
         for name, line, text in _docstrings_of(module, ast.parse(source)):
             if len(text) >= DOCSTRING_MINIMUM:
-                yield Document(
-                    f"docstring/{name}:{line}", text, "docstrings", {"module": module, "name": name}
-                )
+                yield Document(f"docstring/{name}:{line}", text, "docstrings", {"module": module, "name": name})
 
 
 def _docstrings_of(name: str, node: ast.AST) -> Iterator[tuple[str, int, str]]:

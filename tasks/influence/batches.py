@@ -50,14 +50,12 @@ def collate(sequences: Sequence[TokenSequence], device: torch.device | str = "cp
     for row, sequence in enumerate(sequences):
         n = len(sequence.token_ids)
         tokens[row, :n] = torch.as_tensor(sequence.token_ids, dtype=torch.long)
-        scored[row, max(sequence.first_scored, 1) - 1 : n - 1] = True
+        scored[row, max(sequence.first_scored, 1) - 1 : max(n - 1, 0)] = True
     ids = torch.tensor([s.sequence_id for s in sequences], dtype=torch.long)
     return Batch(ids.to(device), tokens.to(device), scored.to(device))
 
 
-def batches(
-    sequences: Sequence[TokenSequence], batch_size: int, device: torch.device | str = "cpu"
-) -> Iterator[Batch]:
+def batches(sequences: Sequence[TokenSequence], batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
     """Batches of similar length, longest first: little padding, and memory peaks in the first one."""
     ordered = sorted(sequences, key=lambda s: (-len(s.token_ids), s.sequence_id))
     for start in range(0, len(ordered), batch_size):

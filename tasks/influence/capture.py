@@ -25,23 +25,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """One use of a module in one pass: what came in and the loss's gradient at what went out."""
+    """One use of a module in one pass: what came in and the loss's gradient at what went out.
+
+    `own_bias` is false for another module that shares the weight but adds a bias of its own.
+    """
 
     inputs: Float[Tensor, "b t i"]
     deltas: Float[Tensor, "b t o"]
+    own_bias: bool = True
+
+
+@dataclass(frozen=True)
+class _Seen:
+    name: str
+    inputs: Tensor
+    output: Tensor
+    version: int  # of the output when the hook saw it: an in-place change would move the gradient
+    own_bias: bool
+
+
+def changed_in_place(name: str) -> InfluenceError:
+    """The error for a model that overwrites what a tracked module gave."""
+    return InfluenceError(
+        f"module {name}: expected an output that stays as it was, found that the model changes it in place. "
+        "Leave it out of --modules, or use the operation's out-of-place form in the model."
+    )
 
 
 class Captured:
     """What the hooks of one pass have seen, in call order."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[str, Tensor, Tensor]] = []
+        self._seen: list[_Seen] = []
 
     def clear(self) -> None:
         """Forget the last pass."""
         self._seen.clear()
 
-    def remember(self, name: str, inputs: Tensor, output: Tensor) -> None:
+    @property
+    def last(self) -> str:
+        """The module that was called last."""
+        return self._seen[-1].name if self._seen else "none"
+
+    def remember(self, name: str, inputs: Tensor, output: Tensor, own_bias: bool) -> None:
         """Keep one call; a call that no tracked module precedes becomes a start of the graph."""
         if output.dim() != 3:
             raise InfluenceError(
@@ -50,16 +76,18 @@ class Captured:
             )
         if not output.requires_grad:
             output.requires_grad_()
-        self._seen.append((name, inputs.detach(), output))
+        self._seen.append(_Seen(name, inputs.detach(), output, output._version, own_bias))
 
     def gradients(self, loss: Tensor) -> dict[str, list[Call]]:
         """Differentiate the loss; every tracked module's calls, in call order."""
-        outputs = [output for _, _, output in self._seen]
-        deltas = torch.autograd.grad(loss, outputs, allow_unused=True)
+        changed = next((seen.name for seen in self._seen if seen.output._version != seen.version), None)
+        if changed:
+            raise changed_in_place(changed)
+        deltas = torch.autograd.grad(loss, [seen.output for seen in self._seen], allow_unused=True)
         calls: dict[str, list[Call]] = {}
-        for (name, inputs, output), delta in zip(self._seen, deltas, strict=True):
-            call = Call(inputs, torch.zeros_like(output) if delta is None else delta)
-            calls.setdefault(name, []).append(call)
+        for seen, delta in zip(self._seen, deltas, strict=True):
+            call = Call(seen.inputs, torch.zeros_like(seen.output) if delta is None else delta, seen.own_bias)
+            calls.setdefault(seen.name, []).append(call)
         self.clear()
         return calls
 
@@ -69,24 +97,26 @@ def capturing(model: nn.Module, modules: list[TrackedModule]) -> Iterator[Captur
     """Watch `modules` of a model whose parameters are frozen; weights that modules share count as one module."""
     captured = Captured()
     by_name = dict(model.named_modules())
-    name_of_weight = {id(by_name[m.name].weight): m.name for m in modules}
-    watched = [
-        (name_of_weight[id(m.weight)], m)
-        for m in by_name.values()
-        if isinstance(getattr(m, "weight", None), nn.Parameter)
-        and id(m.weight) in name_of_weight
-        and not isinstance(m, nn.Embedding)
-    ]
-    handles = [module.register_forward_hook(_hook(captured, name)) for name, module in watched]
+    owner_of_weight = {id(by_name[m.name].weight): m.name for m in modules}
+    handles = []
+    for module in by_name.values():
+        owner = owner_of_weight.get(id(getattr(module, "weight", None)))
+        if owner and not isinstance(module, nn.Embedding):
+            own_bias = module.bias is by_name[owner].bias
+            handles.append(module.register_forward_hook(_hook(captured, owner, own_bias)))
     try:
         yield captured
+    except RuntimeError as error:
+        if "in-place operation" in str(error):  # autograd forbids it at a start of the graph
+            raise changed_in_place(captured.last) from error
+        raise
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook(captured: Captured, name: str):
+def _hook(captured: Captured, name: str, own_bias: bool):
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        captured.remember(name, inputs[0], output)
+        captured.remember(name, inputs[0], output, own_bias)
 
     return hook

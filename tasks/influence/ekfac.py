@@ -24,7 +24,7 @@ from tasks.influence.batches import Batch
 from tasks.influence.capture import Call
 from tasks.influence.covariance import CovarianceSums
 from tasks.influence.errors import InfluenceError
-from tasks.influence.gradients import homogeneous, sequence_gradients
+from tasks.influence.gradients import rotated_gradients, sequence_gradients
 from tasks.influence.modules import TrackedModule
 from tasks.influence.sweep import Calls
 
@@ -97,32 +97,12 @@ class IdentityMetric:
 def eigenbasis(sums: CovarianceSums) -> Eigenbasis:
     """Eigendecompose A and S in float64, because small eigenvalues are differences of large sums."""
     if sums.positions == 0:
-        raise InfluenceError(
-            "covariances: expected at least one scored position, found none. Fit on more sequences."
-        )
+        raise InfluenceError("covariances: expected at least one scored position, found none. Fit on more sequences.")
     values_in, q_in = torch.linalg.eigh(sums.inputs.double() / sums.positions)
     values_out, q_out = torch.linalg.eigh(sums.deltas.double() / sums.positions)
     per_sequence = sums.positions / sums.sequences
     values = torch.outer(values_out.clamp_min(0), values_in.clamp_min(0)) * per_sequence
     return Eigenbasis(q_out.float(), q_in.float(), values.float())
-
-
-def rotated_gradients(
-    calls: list[Call], module: TrackedModule, q_out: Float[Tensor, "o o"], q_in: Float[Tensor, "i i"]
-) -> Float[Tensor, "b o i"]:
-    """Q_Sᵀ ∇W Q_A of each sequence.
-
-    Rotating positions first costs t·(o² + i²) + t·o·i per sequence, rotating the gradient
-    t·o·i + o·i·(o + i); the cheaper is taken.
-    """
-    t, o, i = calls[0].deltas.shape[1], module.d_out, module.columns
-    if t * len(calls) * (o * o + i * i) >= o * i * (o + i):
-        return q_out.T @ sequence_gradients(calls, module) @ q_in
-    # einsum("bto,op,bti,ij->bpj")
-    parts = [
-        torch.bmm((c.deltas.float() @ q_out).transpose(1, 2), homogeneous(c.inputs, module) @ q_in) for c in calls
-    ]
-    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
 def eigenvalue_sums(

@@ -7,6 +7,7 @@ Letters: b sequences, t positions, i homogeneous input width, o output width, n 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,27 +21,65 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-def homogeneous(inputs: Float[Tensor, "*n d_in"], module: TrackedModule) -> Float[Tensor, "*n i"]:
-    """ā: the input in float32, with a one appended where the module has a bias."""
-    inputs = inputs.float()
+def homogeneous(
+    inputs: Float[Tensor, "*n d_in"],
+    module: TrackedModule,
+    dtype: torch.dtype = torch.float32,
+    own_bias: bool = True,
+) -> Float[Tensor, "*n i"]:
+    """ā: the input, with a one appended where the module has a bias; a zero where another bias was added."""
+    inputs = inputs.to(dtype)
     if not module.bias:
         return inputs
-    return torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], dim=-1)
+    return torch.cat([inputs, inputs.new_full((*inputs.shape[:-1], 1), float(own_bias))], dim=-1)
+
+
+def inputs_of(call: Call, module: TrackedModule) -> Float[Tensor, "b t i"]:
+    """ā of one call, in the precision of the pass."""
+    return homogeneous(call.inputs, module, call.deltas.dtype, call.own_bias)
 
 
 def sequence_gradients(calls: list[Call], module: TrackedModule) -> Float[Tensor, "b o i"]:
-    """The gradient of each sequence's loss with respect to W; calls of one module add up."""
-    # einsum("bto,bti->boi"); positions that are not scored have δ = 0 or belong to the sequence's own past.
-    parts = [
-        torch.bmm(call.deltas.float().transpose(1, 2), homogeneous(call.inputs, module)) for call in calls
-    ]
-    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    """The gradient of each sequence's loss with respect to W; calls of one module add up.
+
+    Products are in the precision of the pass, their sums over calls in float32.
+    """
+    # einsum("bto,bti->boi"); δ is zero where a position is padding, so nothing needs masking.
+    parts = (torch.bmm(call.deltas.transpose(1, 2), inputs_of(call, module)).float() for call in calls)
+    return _total(parts)
+
+
+def rotated_gradients(
+    calls: list[Call], module: TrackedModule, q_out: Float[Tensor, "o o"], q_in: Float[Tensor, "i i"]
+) -> Float[Tensor, "b o i"]:
+    """Q_outᵀ ∇W Q_in of each sequence.
+
+    A side is rotated before the sum over positions, for t·o² (or t·i²) multiplications per sequence, or after
+    it, for o²·i (or o·i²): before while t < i (or t < o).
+    """
+    parts = []
+    for call in calls:
+        t, dtype = call.deltas.shape[1], call.deltas.dtype
+        out, inp = q_out.to(dtype), q_in.to(dtype)
+        deltas, inputs = call.deltas, inputs_of(call, module)
+        left = deltas @ out if t < module.columns else deltas
+        right = inputs @ inp if t < module.d_out else inputs
+        gradient = torch.bmm(left.transpose(1, 2), right)
+        gradient = gradient if t < module.columns else out.T @ gradient
+        parts.append((gradient if t < module.d_out else gradient @ inp).float())
+    return _total(parts)
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    first, *others = parts
+    for other in others:
+        first = first.add_(other)
+    return first
 
 
 def scored_positions(
     calls: list[Call], module: TrackedModule, batch: Batch
 ) -> tuple[Float[Tensor, "n i"], Float[Tensor, "n o"]]:
-    """ā and δ at the scored positions of all calls, padding left out."""
-    inputs = torch.cat([call.inputs[batch.scored] for call in calls])
-    deltas = torch.cat([call.deltas[batch.scored] for call in calls])
-    return homogeneous(inputs, module), deltas.float()
+    """ā and δ at the scored positions of all calls, padding left out, in the precision of the pass."""
+    inputs = [homogeneous(c.inputs[batch.scored], module, c.deltas.dtype, c.own_bias) for c in calls]
+    return torch.cat(inputs), torch.cat([call.deltas[batch.scored] for call in calls])

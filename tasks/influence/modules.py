@@ -102,28 +102,36 @@ def _describe(name: str, module: nn.Module) -> TrackedModule:
 
 
 def coverage(model: PreTrainedModel, tracked: list[TrackedModule], expression: str) -> list[Coverage]:
-    """Every parameter of the model once, by the module that owns it, with the reason it is in or out."""
+    """Every parameter of the model once, by the module that owns it, with the reason it is in or out.
+
+    A shared parameter belongs to the tracked module that uses it, else to the first module that does.
+    """
     names = {module.name for module in tracked}
     modules = dict(model.named_modules())
-    owner_of_weight = {id(modules[name].weight): name for name in names}
+    owner: dict[int, str] = {}
+    for name in [*(m.name for m in tracked), *modules]:
+        for parameter in modules[name].parameters(recurse=False):
+            owner.setdefault(id(parameter), name)
     rows: list[Coverage] = []
-    seen: set[int] = set()
     for name, module in modules.items():
-        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
-        shared = [p for p in module.parameters(recurse=False) if id(p) in seen]
-        seen.update(map(id, own))
-        if not own and not shared:
-            continue
-        size, kind = sum(p.numel() for p in own), type(module).__name__
-        if name in names:
-            reason = f"matches {expression!r}"
-        elif any(id(p) in owner_of_weight for p in [*own, *shared]):
-            reason = f"shares its weight with {owner_of_weight[id(module.weight)]}, where linear uses are summed"
-        elif shared and not own:
-            reason = "shares its weight with a module listed above"
-        elif isinstance(module, (nn.Linear, Conv1D)):
-            reason = f"does not match {expression!r}"
-        else:
-            reason = f"{kind} is not a linear map over positions"
-        rows.append(Coverage(name, layer_of(name), kind, size, name in names, reason))
+        parameters = list(module.parameters(recurse=False))
+        if parameters:
+            own = sum(p.numel() for p in parameters if owner[id(p)] == name)
+            shared = next((owner[id(p)] for p in parameters if owner[id(p)] != name), None)
+            reason = _reason(module, name in names, shared, shared in names, expression)
+            rows.append(Coverage(name, layer_of(name), type(module).__name__, own, name in names, reason))
     return rows
+
+
+def _reason(module: nn.Module, tracked: bool, shared: str | None, owner_tracked: bool, expression: str) -> str:
+    if tracked:
+        return f"matches {expression!r}"
+    if shared and owner_tracked and isinstance(module, nn.Embedding):
+        return f"shares its weight with {shared}; its own use, a look-up, is not a linear map and is left out"
+    if shared and owner_tracked:
+        return f"shares its weight with {shared}, where both uses are summed"
+    if shared:
+        return f"shares its weight with {shared}"
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return f"does not match {expression!r}"
+    return f"{type(module).__name__} is not a linear map over positions"

@@ -50,8 +50,10 @@ def sample_labels(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> In
     """One token per position from softmax(logits), by inverting the cumulative distribution."""
     cumulative = torch.softmax(logits.float(), dim=-1).cumsum(dim=-1)
     draws = uniforms(batch.sequence_ids, logits.shape[1], seed).to(cumulative.dtype)
-    wanted = (draws * cumulative[..., -1])[..., None].contiguous()
-    return torch.searchsorted(cumulative, wanted, right=True)[..., 0].clamp_(max=logits.shape[-1] - 1)
+    total = cumulative[..., -1]
+    # Rounded to float32 a draw may reach 1; held under the total, it still falls on a possible token.
+    wanted = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, wanted[..., None].contiguous(), right=True)[..., 0]
 
 
 def uniforms(sequence_ids: Int[Tensor, "b"], length: int, seed: int) -> Float[Tensor, "b t"]:

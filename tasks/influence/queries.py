@@ -32,9 +32,12 @@ def encode_query(
     tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, context: int, name: str
 ) -> TokenSequence:
     """Prompt and completion tokenised together; a token that straddles their boundary counts as completion."""
-    encoded = tokenizer(prompt + completion, return_offsets_mapping=True, verbose=False)
-    tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    ends = [position for position, (start, end) in enumerate(offsets) if end > max(start, len(prompt))]
+    encoded = tokenizer(
+        prompt + completion, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+    )
+    tokens, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    # A token's end decides: some tokenizers leave the space that begins a token out of its span.
+    ends = [k for k, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(prompt) and not special[k]]
     if not ends:
         raise InfluenceError(
             f"query {name}: expected a completion of at least one token, found none in {completion!r}. "

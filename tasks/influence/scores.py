@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tasks.influence.capture import Call
 from tasks.influence.compression import LowRank
-from tasks.influence.gradients import homogeneous, sequence_gradients
+from tasks.influence.gradients import homogeneous, inputs_of, sequence_gradients
 from tasks.influence.modules import TrackedModule
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def pairwise_scores(calls: list[Call], module: TrackedModule, queries: LowRank) 
 def _contract(call: Call, module: TrackedModule, queries: LowRank) -> Float[Tensor, "q b"]:
     # einsum("bto,qor,bti,qir->qb") as two wide products and one sum
     q, o, r = queries.left.shape
-    left = call.deltas.float() @ queries.left.transpose(0, 1).reshape(o, q * r)
-    right = homogeneous(call.inputs, module) @ queries.right.transpose(0, 1).reshape(-1, q * r)
+    dtype = call.deltas.dtype
+    left = call.deltas @ queries.left.transpose(0, 1).reshape(o, q * r).to(dtype)
+    right = inputs_of(call, module) @ queries.right.transpose(0, 1).reshape(-1, q * r).to(dtype)
     b, t, _ = left.shape
-    return (left * right).view(b, t, q, r).sum((1, 3)).T
+    return (left * right).view(b, t, q, r).sum((1, 3), dtype=torch.float32).T
 
 
 def token_scores(
@@ -50,7 +51,7 @@ def token_scores(
     """δ_tᵀ V_q ā_t of one sequence of the batch, for full-rank query gradients; sums over t to ⟨V_q, ∇W⟩."""
     total = None
     for call in calls:
-        a = homogeneous(call.inputs[row], module)
+        a = homogeneous(call.inputs[row], module, own_bias=call.own_bias)
         # einsum("to,qoi,ti->qt")
         scores = ((a @ gradients.transpose(1, 2)) * call.deltas[row].float()).sum(-1)
         total = scores if total is None else total + scores

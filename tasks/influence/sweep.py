@@ -35,10 +35,12 @@ def sweep(
     with capturing(model, modules) as captured, torch.enable_grad():
         for batch in batches:
             with torch.autocast(
-                batch.token_ids.device.type, precision, enabled=precision != torch.float32, cache_enabled=False
+                batch.token_ids.device.type,
+                precision,
+                enabled=precision != torch.float32,
+                cache_enabled=False,
             ):
-                logits = model(input_ids=batch.token_ids, use_cache=False).logits
-                loss = objective(logits, batch)
+                loss = objective(model(input_ids=batch.token_ids, use_cache=False).logits, batch)
             calls = captured.gradients(loss)
             _require_finite(batch, calls)
             yield batch, calls

@@ -26,9 +26,7 @@ class WeightedPostings:
     sequence_ids: np.ndarray
 
 
-def weighted_postings(
-    terms: np.ndarray, sequence_ids: np.ndarray, weights: np.ndarray
-) -> WeightedPostings:
+def weighted_postings(terms: np.ndarray, sequence_ids: np.ndarray, weights: np.ndarray) -> WeightedPostings:
     """Group aligned postings by term."""
     order = np.argsort(terms, kind="stable")
     unique_ids, rows = np.unique(sequence_ids[order], return_inverse=True)
@@ -60,6 +58,4 @@ def best(hits: Hits, k: int) -> Hits:
 def merge(shards: Iterable[Hits], k: int) -> Hits:
     """The exact global top k from every shard's top k."""
     shards = list(shards)
-    return best(
-        Hits(np.concatenate([h.sequence_ids for h in shards]), np.concatenate([h.scores for h in shards])), k
-    )
+    return best(Hits(np.concatenate([h.sequence_ids for h in shards]), np.concatenate([h.scores for h in shards])), k)
