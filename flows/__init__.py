@@ -1,3 +1,3 @@
 """The order of things; read trace.py first."""
 
-import storage  # noqa: F401  # sets every telemetry opt-out before Prefect is imported
+import storage  # noqa: F401  # sets the environment before Prefect and torch are imported

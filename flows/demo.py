@@ -81,8 +81,8 @@ def run_demo(directory: Path, cluster: str, console: Console) -> None:
     print_answers(parameters.store, run_id, console, top=SHOWN, by="relative")
     print_scores(scores, console)
     console.print(
-        f"model: GPT-2 of {TRAINING.layers} layers, trained {trained['epochs']} epochs in {trained['seconds']:.0f} s on "
-        f"{trained['n_sequences']:,} sequences; it recalls {trained['recall']:.0%} of what was planted",
+        f"model: GPT-2 of {TRAINING.layers} layers, trained {trained['epochs']} epochs in {trained['seconds']:.0f} s "
+        f"on {trained['n_sequences']:,} sequences; it recalls {trained['recall']:.0%} of what was planted",
         highlight=False,
     )
     console.print(f"report: {report}   ({time.perf_counter() - start:.0f} s in all)", highlight=False)

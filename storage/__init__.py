@@ -1,5 +1,5 @@
 """The only code that touches disk or DuckDB."""
 
-from storage import telemetry
+from storage import environment
 
-telemetry.silence()
+environment.prepare()
