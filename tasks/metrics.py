@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from storage.checkpoints import model_fingerprint
 from storage.digests import digest_of
 from storage.errors import MismatchError
 from storage.factors import Fit, fit_path
-from storage.checkpoints import model_fingerprint
 from storage.store import Store
 from storage.tensors import read_tensors
 from tasks.influence.ekfac import IdentityMetric, Metric, relative_damping

@@ -85,9 +85,9 @@ class TrainingReport(BaseModel):
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer that begins every text with the end-of-text token.
 
-    Bytes make decoding lossless; no space is put before a text, so a prompt and a completion joined as strings
-    are tokenised as they stood in training. Offsets keep the space that belongs to a token: the spans of
-    consecutive tokens tile the text.
+    Bytes make decoding lossless; no space is put before a text, so a prompt and a completion joined as
+    strings are tokenised as they stood in training. Offsets keep the space that belongs to a token: the
+    spans of consecutive tokens tile the text.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -179,8 +179,8 @@ def recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Se
     encoded = [tokenizer(prompt + completion, return_offsets_mapping=True) for prompt, completion in pairs]
     batch = padded([encoding["input_ids"] for encoding in encoded], tokenizer.pad_token_id)
     for row, ((prompt, _), encoding) in enumerate(zip(pairs, encoded, strict=True)):
-        known = [position for position, (_, end) in enumerate(encoding["offset_mapping"]) if end <= len(prompt)]
-        batch["labels"][row, known] = IGNORED
+        ends = torch.tensor([end for _, end in encoding["offset_mapping"]])
+        batch["labels"][row, : len(ends)][ends <= len(prompt)] = IGNORED
     with torch.inference_mode():
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         likeliest = model(**inputs).logits[:, :-1].argmax(-1).cpu()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import storage  # noqa: F401  # sets the environment before torch is imported
 import worlds
+
+import storage  # noqa: F401  # sets the environment before torch is imported
 
 DATA = Path(__file__).parents[2] / "shared" / "data"  # real corpora and models; absent outside the founders' machines
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from storage.checkpoints import load_tokenizer
 from storage.digests import digest_of
 from storage.inputs import write_documents

@@ -36,7 +36,9 @@ def queries(corpus: Path) -> dict[str, QueryParameters]:
         sentences = re.findall(r"[^.!?]+[.!?]+[\"”]?\s*", row["text"])
         prompt = "".join(sentences[3:5]).strip()[-CONTEXT:]
         completion = " " + " ".join(sentences[5].split()[:WORDS])
-        found[row["doc_id"]] = QueryParameters(prompt=prompt, completion=completion, query_id=f"continues-{row['doc_id']}")
+        found[row["doc_id"]] = QueryParameters(
+            prompt=prompt, completion=completion, query_id=f"continues-{row['doc_id']}"
+        )
     return found
 
 

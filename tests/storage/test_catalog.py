@@ -58,7 +58,7 @@ def test_rows_of_a_run_stay_unseen_until_the_run_is_complete(store):
     names = store.relation("runs") / "schema.parquet"
     import pyarrow.parquet as pq
 
-    empty = dict.fromkeys(pq.read_schema(names).names, [None])
+    empty = {name: [None] for name in pq.read_schema(names).names}
     write_part(store, "runs", "r1", columns={**empty, "run_id": ["r1"]})
     assert run_user_sql(store, "select count(*) from candidates")[1] == [(1,)]
 

@@ -34,7 +34,9 @@ def test_parquet_jsonl_and_datasets_give_the_same_documents(tmp_path, records):
 def test_a_dataset_dict_gives_one_input_per_split(tmp_path, records):
     from datasets import Dataset, DatasetDict
 
-    DatasetDict({"train": Dataset.from_list(records), "test": Dataset.from_list(records[:1])}).save_to_disk(tmp_path / "d")
+    DatasetDict({"train": Dataset.from_list(records), "test": Dataset.from_list(records[:1])}).save_to_disk(
+        tmp_path / "d"
+    )
     assert [(file.split, sum(map(len, read_documents(file)))) for file in find_inputs([tmp_path / "d"])] == [
         ("train", 3),
         ("test", 1),

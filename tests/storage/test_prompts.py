@@ -14,7 +14,9 @@ def write(path, *lines):
 
 
 def test_a_query_keeps_its_fields_and_the_rest_becomes_metadata(tmp_path):
-    (prompt,) = read_prompts(write(tmp_path / "q.jsonl", '{"query_id": "a", "prompt": "p", "completion": " c", "x": 1}'))
+    (prompt,) = read_prompts(
+        write(tmp_path / "q.jsonl", '{"query_id": "a", "prompt": "p", "completion": " c", "x": 1}')
+    )
     assert (prompt.query_id, prompt.prompt, prompt.completion, prompt.metadata) == ("a", "p", " c", '{"x": 1}')
 
 

@@ -85,7 +85,9 @@ def test_candidates_do_not_depend_on_the_number_of_parts(tmp_path, gpt2, store):
     records = worlds.documents()
     files = [worlds.write_jsonl(tmp_path / f"{k}.jsonl", records[16 * k : 16 * k + 16]) for k in range(3)]
     three = indexed(tmp_path / "three", gpt2, *files)
-    for k, parameters in enumerate(({"top_k": 5}, {"top_k": 5, "filter": "tfidf"}, {"filter": "none"}, {"unfiltered": 9})):
+    for k, parameters in enumerate(
+        ({"top_k": 5}, {"top_k": 5, "filter": "tfidf"}, {"filter": "none"}, {"unfiltered": 9})
+    ):
         assert candidates(store, gpt2, f"parts{k}", **parameters) == candidates(three, gpt2, f"parts{k}", **parameters)
 
 

@@ -29,7 +29,9 @@ def test_characters_of_a_sequence_are_those_that_its_tokens_spell(tmp_path, gpt2
 
     store = ingest_into(tmp_path / "s", gpt2, corpus, sequence_length=12)
     tokenizer = AutoTokenizer.from_pretrained(gpt2)
-    found = rows(store, "select token_ids, text[start_char + 1:end_char] from sequences join documents using (document_id)")
+    found = rows(
+        store, "select token_ids, text[start_char + 1:end_char] from sequences join documents using (document_id)"
+    )
     assert len(found) > len(worlds.documents())
     for token_ids, text in found:
         assert tokenizer.decode(token_ids, skip_special_tokens=True) == text
@@ -43,7 +45,10 @@ def test_packing_by_document_keeps_every_token_but_lone_ones(tmp_path, gpt2, cor
     for document in worlds.documents()[:9]:
         expected = tokenizer(document["text"])["input_ids"]
         chunks = [expected[k : k + 7] for k in range(0, len(expected), 7)]
-        found = rows(store, f"select token_ids from sequences where document_id = '{document['document_id']}' order by sequence_id")
+        found = rows(
+            store,
+            f"select token_ids from sequences where document_id = '{document['document_id']}' order by sequence_id",
+        )
         assert [ids for (ids,) in found] == [chunk for chunk in chunks if len(chunk) > 1]
 
 

@@ -53,9 +53,7 @@ def shares(total: float) -> list[list[float]]:
 def write_rows(store: Store, relation: str, *rows: tuple) -> None:
     """Write rows whose values stand in the order of the relation's columns."""
     columns = zip(*rows, strict=True) if rows else [[] for _ in SCHEMAS[relation]]
-    write_part(
-        store, relation, "r1", columns=dict(zip(SCHEMAS[relation].names, map(list, columns), strict=True))
-    )
+    write_part(store, relation, "r1", columns=dict(zip(SCHEMAS[relation].names, map(list, columns), strict=True)))
 
 
 def make_store(path: Path, exact: int = 3, beside: bool = False) -> Store:
@@ -86,9 +84,7 @@ def write_scores(store: Store, exact: int, beside: bool) -> None:
         )
         for q, name, s in PAIRS
     ]
-    opposite = [
-        ("r1", name, s, "identity", float(s), None, None, False, 12 - s, 12 - s) for _, name, s in PAIRS
-    ]
+    opposite = [("r1", name, s, "identity", float(s), None, None, False, 12 - s, 12 - s) for _, name, s in PAIRS]
     write_rows(store, "influences", *own, *(opposite if beside else []))
     write_rows(store, "candidates", *(("r1", name, s, "bm25", float(s), 12 - s) for _, name, s in PAIRS))
     by_layer = [
@@ -114,9 +110,7 @@ def write_description(store: Store) -> None:
     write_rows(store, "run_queries", *(("r1", name, 3, 1, -1.2345678, 12, 0.98765432) for name in QUERIES))
     run = {"run_id": "r1", "status": "completed", "method": "ekfac", "started_at": NOW, "finished_at": NOW}
     made = {
-        "parameters": json.dumps(
-            {"queries": [["q", "p", "c"]], "candidates": {"filter": "bm25"}, "x": HOSTILE}
-        ),
+        "parameters": json.dumps({"queries": [["q", "p", "c"]], "candidates": {"filter": "bm25"}, "x": HOSTILE}),
         "model": "/models/<b>tiny</b>",
         "model_fingerprint": "ab12",
         "corpus_fingerprint": "cd34",
@@ -170,9 +164,7 @@ def store(tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="module")
 def page(store, tmp_path_factory) -> Page:
-    return Page(
-        report.render_report(store, "latest", tmp_path_factory.mktemp("page") / "deep" / "report.html")
-    )
+    return Page(report.render_report(store, "latest", tmp_path_factory.mktemp("page") / "deep" / "report.html"))
 
 
 def test_no_corpus_text_becomes_markup(page):
@@ -216,9 +208,7 @@ def test_nothing_is_fetched(page):
 
 def test_scripts_make_text_nodes_and_never_markup():
     for path in TEMPLATES.glob("*.js"):
-        found = re.findall(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(", path.read_text()
-        )
+        found = re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(", path.read_text())
         assert found == [], path.name
 
 
@@ -251,12 +241,8 @@ def test_tokens_of_the_page_are_those_of_sql(store, page):
 
 def test_profile_and_coverage_of_the_page_are_those_of_the_macros(store, page):
     _, profile = run_user_sql(store, "select share from layer_profile('q0''<u>') order by layer")
-    _, coverage = run_user_sql(
-        store, "select share_of_positive_influence from coverage('q0''<u>') order by top_share"
-    )
-    assert_allclose(
-        [row["share"] for row in page.blocks[0]["profile"]], [row[0] for row in profile], rtol=5e-4
-    )
+    _, coverage = run_user_sql(store, "select share_of_positive_influence from coverage('q0''<u>') order by top_share")
+    assert_allclose([row["share"] for row in page.blocks[0]["profile"]], [row[0] for row in profile], rtol=5e-4)
     shown = [row["share_of_positive_influence"] for row in page.blocks[0]["coverage"]]
     assert_allclose(shown, [row[0] for row in coverage], rtol=5e-4)
 
@@ -328,9 +314,7 @@ def test_a_run_with_tokens_does_not_say_that_it_has_none(page):
 
 
 def test_an_unknown_run_is_named_beside_the_known_ones(store, tmp_path):
-    with pytest.raises(
-        InputError, match=r"run 'r9'.*expected latest or one of r1, found no run of that name"
-    ):
+    with pytest.raises(InputError, match=r"run 'r9'.*expected latest or one of r1, found no run of that name"):
         report.render_report(store, "r9", tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
@@ -350,10 +334,7 @@ def test_an_output_that_cannot_be_written_leaves_nothing_behind(tmp_path):
 
 
 def test_the_same_run_gives_the_same_page(store, page, tmp_path):
-    assert (
-        report.render_report(store, "latest", tmp_path / "again.html").read_text(encoding="utf-8")
-        == page.html
-    )
+    assert report.render_report(store, "latest", tmp_path / "again.html").read_text(encoding="utf-8") == page.html
 
 
 @pytest.fixture
@@ -361,17 +342,13 @@ def summary(store, monkeypatch) -> dict:
     """What `summarise` hands to Prefect inside a run."""
     sent: dict = {}
     monkeypatch.setattr(report, "get_run_context", lambda: None)
-    monkeypatch.setattr(
-        report, "create_markdown_artifact", lambda text, **about: sent.update(about, text=text)
-    )
+    monkeypatch.setattr(report, "create_markdown_artifact", lambda text, **about: sent.update(about, text=text))
     report.summarise.fn(store, "r1")
     return sent
 
 
 def test_outside_prefect_no_summary_is_made(store, monkeypatch):
-    monkeypatch.setattr(
-        report, "create_markdown_artifact", lambda *a, **k: pytest.fail("an artifact was made")
-    )
+    monkeypatch.setattr(report, "create_markdown_artifact", lambda *a, **k: pytest.fail("an artifact was made"))
     assert report.summarise.fn(store, "r1") is None
 
 

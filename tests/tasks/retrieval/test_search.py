@@ -29,7 +29,9 @@ def test_merging_shards_equals_searching_them_as_one():
     terms, ids = np.unique(np.stack([terms, ids]), axis=1)
     weights = rng.integers(1, 4, len(terms)).astype(float)  # small integers: many ties
     whole = search(weighted_postings(terms, ids, weights), [1, 2, 3, 3], 50)
-    shards = [weighted_postings(terms[m], ids[m], weights[m]) for m in (ids < 100, (ids >= 100) & (ids < 101), ids > 100)]
+    shards = [
+        weighted_postings(terms[m], ids[m], weights[m]) for m in (ids < 100, (ids >= 100) & (ids < 101), ids > 100)
+    ]
     merged = merge([search(shard, [1, 2, 3, 3], 50) for shard in shards], 50)
     assert merged.sequence_ids.tolist() == whole.sequence_ids.tolist()
     assert merged.scores.tolist() == whole.scores.tolist()
