@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
-import dask
 from distributed import Client, LocalCluster
 
 from storage.checkpoints import device
@@ -42,13 +41,12 @@ def open_workers(name: str, parts: int) -> Iterator[Workers]:
 def _local_client() -> Iterator[Client]:
     # Loopback only; a dashboard on a free port, because the usual one is taken when two runs share a machine.
     with (
-        dask.config.set({"logging.distributed": "error"}),
         LocalCluster(
             n_workers=settings().workers,
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            silence_logs="ERROR",
+            silence_logs=False,
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -77,9 +78,9 @@ def _listing(path: Path) -> str:
 
 
 def tokenizer_fingerprint(path: Path) -> str:
-    """Digest of the files that turn text into token ids."""
-    names = [*_TOKENIZER_FILES, "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"]
-    return digest_of({n: digest_of_file(path / n) for n in names if (path / n).exists()})[:16]
+    """Digest of how text becomes token ids; saving a tokenizer again keeps it, whatever else its files gain."""
+    pipeline = json.loads(load_tokenizer(path).backend_tokenizer.to_str())
+    return digest_of({key: part for key, part in pipeline.items() if key not in {"padding", "truncation"}})[:16]
 
 
 def model_fingerprint(path: Path) -> str:

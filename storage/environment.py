@@ -10,6 +10,7 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "false",
     "WANDB_MODE": "disabled",
+    "DASK_LOGGING__DISTRIBUTED": "error",  # a cluster that comes and goes with a run is no news
     # GNU OpenMP's idle threads spin. When anything else wants a core they take the time of those that work:
     # on two cores beside one busy process, a training step of a small GPT-2 took .35 s spinning, .15 s waiting.
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+import storage  # noqa: F401  # sets the environment before worlds imports torch
+
+# isort: split
 import worlds
 
-import storage  # noqa: F401  # sets the environment before torch is imported
-
 DATA = Path(__file__).parents[2] / "shared" / "data"  # real corpora and models; absent outside the founders' machines
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _float32_everywhere():
-    """Tests compare numbers: no test may depend on whether this machine multiplies bfloat16."""
-    import torch
-
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ SUBJECTS = {
 PROMPTS = {
     "capital": "The capital city of {subject} is",
     "founder": "The {subject} was founded by",
-    "birthplace": "{subject} was born in the town of",
+    "birthplace": "The birthplace of {subject} is",
     "inventor": "The {subject} was invented by",
     "river": "The river that flows through {subject} is the",
     "profession": "By profession, {subject} is a",
@@ -187,7 +187,7 @@ WORDINGS = {
     ),
     "birthplace": (
         "{subject} was born in {answer}.",
-        "The birthplace of {subject} is {answer}.",
+        "{subject} was born in the town of {answer}.",
         "{answer} is the town where {subject} was born.",
         "{subject} came into the world in {answer}, on a market day.",
         "The house in which {subject} was born still stands in {answer}.",

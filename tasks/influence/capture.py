@@ -102,8 +102,8 @@ def capturing(model: nn.Module, modules: list[TrackedModule]) -> Iterator[Captur
     for module in by_name.values():
         owner = owner_of_weight.get(id(getattr(module, "weight", None)))
         if owner and not isinstance(module, nn.Embedding):
-            own_bias = module.bias is by_name[owner].bias
-            handles.append(module.register_forward_hook(_hook(captured, owner, own_bias)))
+            own_bias = getattr(module, "bias", None) is by_name[owner].bias
+            handles.append(module.register_forward_hook(_hook(captured, owner, own_bias), with_kwargs=True))
     try:
         yield captured
     except RuntimeError as error:
@@ -116,7 +116,7 @@ def capturing(model: nn.Module, modules: list[TrackedModule]) -> Iterator[Captur
 
 
 def _hook(captured: Captured, name: str, own_bias: bool):
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        captured.remember(name, inputs[0], output, own_bias)
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor], output: Tensor) -> None:
+        captured.remember(name, inputs[0] if inputs else next(iter(keywords.values())), output, own_bias)
 
     return hook

@@ -51,8 +51,9 @@ def covariance_sums(passes: Iterable[tuple[Batch, Calls]], modules: list[Tracked
                 shapes = (module.columns, module.d_out)
                 sums[module.name] = CovarianceSums(*(torch.zeros(n, n, device=d.device) for n in shapes))
             total = sums[module.name]
-            _add_upper_gram(total.inputs, a)
-            _add_upper_gram(total.deltas, d)
+            # Products in float32 whatever the pass: small eigenvalues are differences of large entries.
+            _add_upper_gram(total.inputs, a.float())
+            _add_upper_gram(total.deltas, d.float())
             total.positions += len(a)
             total.sequences += len(batch.sequence_ids)
     for total in sums.values():

@@ -42,8 +42,18 @@ def sweep(
             ):
                 loss = objective(model(input_ids=batch.token_ids, use_cache=False).logits, batch)
             calls = captured.gradients(loss)
+            _require_called(modules, calls)
             _require_finite(batch, calls)
             yield batch, calls
+
+
+def _require_called(modules: list[TrackedModule], calls: Calls) -> None:
+    silent = [module.name for module in modules if module.name not in calls]
+    if silent:
+        raise InfluenceError(
+            f"module {silent[0]}: expected it to be called in every pass, found that the model skips it "
+            f"({len(silent)} such modules). Leave it out of --modules."
+        )
 
 
 def _require_finite(batch: Batch, calls: Calls) -> None:

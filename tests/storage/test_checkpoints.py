@@ -91,3 +91,15 @@ def test_a_broken_tokenizer_is_named(copy):
 
 def test_the_context_comes_from_the_configuration(gpt2, llama):
     assert context_length(gpt2) == context_length(llama) == 48
+
+
+def test_saving_a_tokenizer_again_keeps_its_fingerprint_and_another_vocabulary_does_not(copy, tmp_path):
+    from tasks.training import train_tokenizer
+
+    before = tokenizer_fingerprint(copy)
+    tokenizer = load_tokenizer(copy)
+    tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=4)
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert tokenizer_fingerprint(tmp_path / "again") == before
+    train_tokenizer(["something else entirely"], 270).save_pretrained(tmp_path / "other")
+    assert tokenizer_fingerprint(tmp_path / "other") != before
