@@ -56,7 +56,7 @@ def demo_parameters(directory: Path, cluster: str) -> TraceParameters:
             QueryParameters(prompt=q.prompt, completion=q.completion, query_id=q.query_id, metadata=dict(q.truth))
             for q in demo_queries()
         ),
-        candidates=CandidateParameters(top_k=1000),
+        candidates=CandidateParameters(top_k=10_000),
         fit=FitParameters(sequences=2000),
         method=MethodParameters(beside=("identity", "bm25"), rescore=20),
         cluster=cluster,

@@ -1,5 +1,6 @@
 """Environment variables that must stand before the libraries load: opt-outs, and how idle threads wait."""
 
+import ctypes
 import os
 
 DEFAULTS = {
@@ -17,7 +18,23 @@ DEFAULTS = {
 }
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT = 1 << 30  # bytes
+
+
 def prepare() -> None:
     """Set every default that the user has not set."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what a pass of the model frees for the next one; false where the C library has no mallopt.
+
+    A pass allocates and frees the same large blocks over and over. Given back to the system each time, their
+    pages are faulted in anew: a fifth of a small model's training time was spent so.
+    """
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    mallopt = getattr(library, "mallopt", None)
+    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, KEPT) and mallopt(M_TRIM_THRESHOLD, KEPT))

@@ -27,6 +27,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from tasks.influence.sweep import native_precision
+
 END_OF_TEXT = "<|endoftext|>"
 WINDOW = 8  # batches that are sorted by length together
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
@@ -120,9 +122,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, parameters: TrainingParameters) -> GPT2LMHeadModel:
-    """An untrained GPT-2 of the given shape, without dropout; draws its weights from the seed."""
+    """An untrained GPT-2 of the given shape, without dropout; draws its weights from the seed.
+
+    Positions start at a fifth of the scale: at first a token should look like itself wherever it stands.
+    """
     set_seed(parameters.seed)
-    return GPT2LMHeadModel(
+    model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
             n_positions=parameters.context,
@@ -139,6 +144,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast, parameters: TrainingParameters
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    torch.nn.init.normal_(model.transformer.wpe.weight, std=parameters.initial_scale / 5)
+    return model
 
 
 def padded(sequences: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
@@ -246,6 +253,7 @@ def _arguments(parameters: TrainingParameters, directory: Path) -> TrainingArgum
         save_strategy="epoch",
         logging_strategy="epoch",
         seed=parameters.seed,
+        bf16=native_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu")) == torch.bfloat16,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,

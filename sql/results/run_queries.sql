@@ -11,7 +11,7 @@ exact as (
     group by query_id, sequence_id
 ),
 agreement as (
-    select e.query_id, corr(e.influence, a.influence) as compression_correlation
+    select e.query_id, nullif(corr(e.influence, a.influence), 'nan'::double) as compression_correlation
     from exact e
     join approximate a using (query_id, sequence_id)
     group by e.query_id

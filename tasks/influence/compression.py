@@ -8,6 +8,7 @@ Letters: q queries, r rank, o output width, i homogeneous input width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,8 +31,9 @@ class LowRank:
         """Number of singular directions kept."""
         return self.left.shape[-1]
 
+    @cached_property
     def dense(self) -> Float[Tensor, "q o i"]:
-        """The matrices themselves."""
+        """The matrices themselves, multiplied out once and kept."""
         return self.left @ self.right.transpose(1, 2)
 
 

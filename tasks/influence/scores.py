@@ -31,7 +31,7 @@ def pairwise_scores(calls: list[Call], module: TrackedModule, queries: LowRank) 
     t, o, i = calls[0].deltas.shape[1] * len(calls), module.d_out, module.columns
     q, r = len(queries.left), queries.rank
     if t * o * i + q * o * i <= t * q * r * (o + i):
-        return queries.dense().flatten(1) @ sequence_gradients(calls, module).flatten(1).T
+        return queries.dense.flatten(1) @ sequence_gradients(calls, module).flatten(1).T
     return torch.stack([_contract(call, module, queries) for call in calls]).sum(0)
 
 

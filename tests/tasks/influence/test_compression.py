@@ -24,7 +24,7 @@ def test_full_rank_reproduces_the_gradients(shape, rank):
     g = gradients(shape)
     low = compress(g, rank)
     assert low.rank == min(shape[1:])
-    oracles.assert_agree(low.dense(), g, 1e-6)
+    oracles.assert_agree(low.dense, g, 1e-6)
     assert low.residual.tolist() == [0.0] * shape[0]
 
 
@@ -35,7 +35,7 @@ def test_the_residual_is_the_relative_frobenius_loss(shape, rank):
     low = compress(g, rank)
     assert low.left.shape == (shape[0], shape[1], rank)
     assert low.right.shape == (shape[0], shape[2], rank)
-    measured = (g - low.dense()).double().norm(dim=(1, 2)) / g.double().norm(dim=(1, 2))
+    measured = (g - low.dense).double().norm(dim=(1, 2)) / g.double().norm(dim=(1, 2))
     oracles.assert_agree(low.residual, measured, 1e-5)
 
 
@@ -44,7 +44,7 @@ def test_the_residual_is_the_relative_frobenius_loss(shape, rank):
 def test_no_matrix_of_the_rank_is_nearer(shape, rank):
     g = gradients(shape)
     low = compress(g, rank)
-    for matrix, found, residual in zip(g.double().numpy(), low.dense(), low.residual, strict=True):
+    for matrix, found, residual in zip(g.double().numpy(), low.dense, low.residual, strict=True):
         u, s, wh = np.linalg.svd(matrix)
         oracles.assert_agree(found, u[:, :rank] * s[:rank] @ wh[:rank], 1e-6)
         eckart_young = np.sqrt((s[rank:] ** 2).sum() / (s**2).sum())
@@ -75,4 +75,4 @@ def test_a_query_has_the_same_factors_whatever_the_others():
 def test_a_gradient_of_zero_loses_nothing():
     low = compress(torch.zeros(2, 4, 3), 1)
     assert low.residual.tolist() == [0.0, 0.0]
-    assert not low.dense().any()
+    assert not low.dense.any()

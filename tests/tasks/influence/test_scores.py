@@ -56,7 +56,7 @@ def test_pairwise_scores_of_a_bfloat16_pass_lose_digits_only(branch):
     calls = cases.random_calls(module, b=5, t=t, uses=2, dtype=torch.bfloat16)
     low = compress(queries(q, o, module.columns), rank)
     found = pairwise_scores(calls, module, low)
-    expected = torch.einsum("qoi,boi->qb", low.dense().double(), gradient_loops(calls, module))
+    expected = torch.einsum("qoi,boi->qb", low.dense.double(), gradient_loops(calls, module))
     assert found.dtype == torch.float32
     oracles.assert_agree(found, expected, 0.02)
 
