@@ -242,6 +242,7 @@ def train(
 
 
 def _arguments(parameters: TrainingParameters, directory: Path) -> TrainingArguments:
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=parameters.epochs,
@@ -253,7 +254,8 @@ def _arguments(parameters: TrainingParameters, directory: Path) -> TrainingArgum
         save_strategy="epoch",
         logging_strategy="epoch",
         seed=parameters.seed,
-        bf16=native_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu")) == torch.bfloat16,
+        bf16=native_precision(where) == torch.bfloat16,
+        use_cpu=where.type == "cpu",
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
