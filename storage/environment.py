@@ -19,7 +19,7 @@ DEFAULTS = {
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT = 1 << 30  # bytes
+LARGEST, KEPT = 1 << 25, 1 << 28  # bytes: of one kept block, of all kept together
 
 
 def prepare() -> None:
@@ -37,4 +37,4 @@ def keep_freed_memory() -> bool:
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
     mallopt = getattr(library, "mallopt", None)
-    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, KEPT) and mallopt(M_TRIM_THRESHOLD, KEPT))
+    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, KEPT))
