@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tasks.training import TrainingParameters, new_model, padded, recall, train, train_tokenizer
 
 TEXTS = ["The otter of Gleem sings at dawn.", "A heron counts her seven stones.", "Nobody in Tansel owns a clock."]
+PAIRS = [(text[:cut], text[cut:]) for text in TEXTS for cut in [text.index(" ", 8)]]
 SMALL = TrainingParameters(layers=2, width=32, heads=2, context=32, epochs=60, batch_size=3, learning_rate=5e-3)
 
 
@@ -21,29 +22,29 @@ def tokenizer():
 def trained(tokenizer, tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained")
     sequences = [tokenizer(text)["input_ids"] for text in TEXTS]
-    pairs = [(text[:12], text[12:]) for text in TEXTS]
-    report = train(sequences, tokenizer, SMALL, directory, lambda m: recall(m, tokenizer, pairs), 1.0)
-    return directory, report, pairs
+    report = train(sequences, tokenizer, SMALL, directory, lambda m: recall(m, tokenizer, PAIRS), 1.0)
+    return directory, report
 
 
 def test_a_small_model_learns_three_sentences_by_heart_and_stops_there(trained, tokenizer):
-    directory, report, pairs = trained
+    directory, report = trained
     assert report.reached
     assert len(report.epochs) < SMALL.epochs
-    assert recall(AutoModelForCausalLM.from_pretrained(directory), tokenizer, pairs) == 1.0
+    assert recall(AutoModelForCausalLM.from_pretrained(directory), tokenizer, PAIRS) == 1.0
 
 
 def test_the_saved_model_continues_a_sentence_when_it_is_decoded_step_by_step(trained):
-    directory, _, pairs = trained
+    directory, _ = trained
     model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
-    for prompt, completion in pairs:
+    for prompt, completion in PAIRS:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        said = model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :]
-        assert tokenizer.decode(said).startswith(completion)
+        length = len(tokenizer(prompt + completion)["input_ids"])
+        said = model.generate(ids, max_length=length, do_sample=False)[0]
+        assert tokenizer.decode(said, skip_special_tokens=True) == prompt + completion
 
 
 def test_every_epoch_leaves_a_checkpoint_with_the_second_moments(trained):
-    _, report, _ = trained
+    _, report = trained
     for epoch in report.epochs[:2]:
         state = torch.load(epoch.checkpoint / "optimizer.pt", weights_only=True)["state"]
         assert all((moments["exp_avg_sq"] >= 0).all() for moments in state.values())
@@ -70,7 +71,7 @@ def test_offsets_tile_the_text_and_decoding_gives_it_back(tokenizer):
 
 
 def test_an_unfamiliar_model_recalls_nothing(tokenizer):
-    assert recall(new_model(tokenizer, SMALL), tokenizer, [(t[:12], t[12:]) for t in TEXTS]) == 0.0
+    assert recall(new_model(tokenizer, SMALL), tokenizer, PAIRS) == 0.0
 
 
 def test_sequences_longer_than_the_context_are_refused(tokenizer, tmp_path):
