@@ -31,7 +31,10 @@ _UNSEEN = re.compile(
     "\U000e0000-\U000e007f]"
 )
 # Everything that Markdown, HTML or an autolink could read as more than a character.
-_ENTITIES = {ord(mark): f"&#{ord(mark)};" for mark in set(string.punctuation) - set(",;-'?!")}
+# Prefect's renderer shows an entity as it is written, so marks are escaped by backslashes; the four that could
+# open HTML, a code span or a table cell are replaced by their likes, which no renderer can take for them.
+_ESCAPES = {ord(mark): f"\\{mark}" for mark in set(string.punctuation) - set(",;-'?!")}
+_ESCAPES |= str.maketrans("<>|`", "‹›¦ˋ")
 
 
 def visible(text: str) -> str:
@@ -70,11 +73,11 @@ def embedded(value: Any) -> Markup:
 
 
 def markdown(value: Any) -> str:
-    """A value for Markdown: text on one line, without control characters, its punctuation as entities."""
+    """A value for Markdown: text on one line, without control characters, its punctuation escaped."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, str):
-        return " ".join(_UNSEEN.sub(" ", value).split()).translate(_ENTITIES)
+        return " ".join(_UNSEEN.sub(" ", value).split()).translate(_ESCAPES)
     return number(value)
 
 

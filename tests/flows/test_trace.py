@@ -97,7 +97,7 @@ def test_layers_and_tokens_sum_to_exact_influences_through_sql(traced):
         assert worst[0][1] >= 10
 
 
-@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("batch_size", [1, 32])
 def test_batch_size_does_not_show(tmp_path, gpt2, corpus, traced, batch_size):
     trace(parameters(tmp_path / "s", gpt2, corpus, batch_size=batch_size))
     assert largest_difference(tables(traced), tables(tmp_path / "s")) < 2e-5

@@ -393,4 +393,4 @@ def test_numbers_are_written_for_people():
     ]
     assert [size(value) for value in (0, 999, 4_769_853)] == ["0 B", "999 B", "4.77 MB"]
     assert presentable({"x": [float("nan"), 1.23456]}) == {"x": [None, 1.235]}
-    assert markdown("a|b\n\x1b`<") == "a&#124;b &#96;&#60;"
+    assert markdown("a|b\n\x1b`<") == "a¦b ˋ‹"

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.training import TrainingParameters, new_model, padded, recall, train, train_tokenizer
+from tasks.training import (
+    TrainingParameters,
+    length_batches,
+    new_model,
+    padded,
+    recall,
+    train,
+    train_tokenizer,
+)
 
 TEXTS = ["The otter of Gleem sings at dawn.", "A heron counts her seven stones.", "Nobody in Tansel owns a clock."]
 PAIRS = [(text[:cut], text[cut:]) for text in TEXTS for cut in [text.index(" ", 8)]]
@@ -77,3 +87,56 @@ def test_an_unfamiliar_model_recalls_nothing(tokenizer):
 def test_sequences_longer_than_the_context_are_refused(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="cut them shorter or raise context"):
         train([[1] * 40], tokenizer, SMALL, tmp_path, lambda m: 0.0, 1.0)
+
+
+def test_the_optimizer_state_names_the_weights_it_belongs_to(trained, tokenizer):
+    _, report = trained
+    saved = torch.load(report.epochs[0].checkpoint / "optimizer.pt", weights_only=True)
+    weights = dict(new_model(tokenizer, SMALL).named_parameters())
+    (names,) = (group["param_names"] for group in saved["param_groups"])
+    assert names == list(weights)
+    moments = [saved["state"][index]["exp_avg_sq"].shape for index in range(len(names))]
+    assert moments == [weight.shape for weight in weights.values()]
+
+
+def test_a_pass_gives_every_sequence_once_in_batches_of_like_length():
+    lengths = [1 + (37 * index) % 128 for index in range(203)]
+    batches = length_batches(lengths, 8, random.Random(0))
+    assert sorted(index for batch in batches for index in batch) == list(range(203))
+    spreads = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
+    assert sum(spreads) / len(spreads) < 32  # at random, eight lengths of 128 lie about 100 apart
+    longest = [max(lengths[i] for i in batch) for batch in batches]
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+def test_one_seed_trains_one_model_and_another_seed_another(tokenizer, tmp_path):
+    sequences = [tokenizer(text)["input_ids"] for text in TEXTS]
+
+    def weights(name, seed):
+        parameters = SMALL.model_copy(update={"epochs": 2, "seed": seed})
+        train(sequences, tokenizer, parameters, tmp_path / name, lambda model: 0.0, 1.0)
+        return AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()["transformer.wte.weight"]
+
+    first, again, other = weights("first", 3), weights("again", 3), weights("other", 4)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_training_that_misses_its_target_says_so(tokenizer, tmp_path):
+    sequences = [tokenizer(text)["input_ids"] for text in TEXTS]
+    parameters = SMALL.model_copy(update={"epochs": 2})
+    report = train(sequences, tokenizer, parameters, tmp_path, lambda model: 0.5, 0.9)
+    assert not report.reached
+    assert [epoch.probe for epoch in report.epochs] == [0.5, 0.5]
+    first, second = (epoch.learning_rate for epoch in report.epochs)
+    assert first == 0.0  # one step a pass, and the warmup's first step is nought
+    assert 0 < second <= SMALL.learning_rate
+
+
+def test_batches_are_filled_up_to_a_multiple_without_changing_what_counts():
+    exact, stepped = padded([[1, 2, 3], [4, 5]], 0), padded([[1, 2, 3], [4, 5]], 0, 8)
+    assert stepped["input_ids"].shape == (2, 8)
+    for name, value in exact.items():
+        assert torch.equal(stepped[name][:, :3], value), name
+    assert (stepped["labels"][:, 3:] == -100).all()
+    assert not stepped["attention_mask"][:, 3:].any()
