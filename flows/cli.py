@@ -33,7 +33,7 @@ SchedulerOption = Annotated[str | None, typer.Option(help="address of a Dask sch
 ModulesOption = Annotated[str, typer.Option(help="mlp, attention, all, or a regular expression on module names")]
 FitOption = Annotated[int, typer.Option("--fit-sequences", help="sequences that the factors are fitted on")]
 FisherOption = Annotated[str, typer.Option(help="labels of the fit: sampled (true Fisher) or empirical")]
-BatchOption = Annotated[int, typer.Option(help="sequences per pass of the model")]
+BatchOption = Annotated[int, typer.Option(help="sequences per scoring pass")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 LengthOption = Annotated[int | None, typer.Option(help="tokens per training sequence; default: the context")]
 PackingOption = Annotated[str, typer.Option(help="document, or concatenate: sequences may cross documents")]
@@ -98,7 +98,6 @@ def fit(
     fit_sequences: FitOption = 10_000,
     fisher: FisherOption = "sampled",
     seed: int = 0,
-    batch_size: BatchOption = 16,
     precision: PrecisionOption = "auto",
     cluster: ClusterOption = "auto",
     scheduler: SchedulerOption = None,
@@ -112,7 +111,7 @@ def fit(
             "store": store,
             "model": {"name": model, "revision": revision},
             "fit": {"modules": modules, "sequences": fit_sequences, "fisher": fisher, "seed": seed},
-            "compute": {"batch_size": batch_size, "precision": precision},
+            "compute": {"precision": precision},
             "cluster": scheduler or cluster,
         }
     )

@@ -10,11 +10,12 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -301,8 +302,8 @@ class _Trainer(Trainer):
         self.batches = batches
 
     def get_train_dataloader(self) -> DataLoader:
-        assert self.train_dataset is not None
-        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+        rows = cast(Dataset, self.train_dataset)
+        return DataLoader(rows, batch_sampler=self.batches, collate_fn=self.data_collator)
 
 
 class _Watch(TrainerCallback):

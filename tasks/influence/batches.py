@@ -60,3 +60,15 @@ def batches(sequences: Sequence[TokenSequence], batch_size: int, device: torch.d
     ordered = sorted(sequences, key=lambda s: (-len(s.token_ids), s.sequence_id))
     for start in range(0, len(ordered), batch_size):
         yield collate(ordered[start : start + batch_size], device)
+
+
+def token_batches(
+    sequences: Sequence[TokenSequence], tokens: int, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Batches of at most `tokens` padded positions, longest sequences first; one that is longer goes alone."""
+    ordered = sorted(sequences, key=lambda s: (-len(s.token_ids), s.sequence_id))
+    start = 0
+    while start < len(ordered):
+        size = max(1, tokens // max(1, len(ordered[start].token_ids)))
+        yield collate(ordered[start : start + size], device)
+        start += size

@@ -52,3 +52,13 @@ def test_batches_do_not_depend_on_the_order_of_the_sequences():
     for one, other in zip(forward, backward, strict=True):
         assert torch.equal(one.sequence_ids, other.sequence_ids)
         assert torch.equal(one.token_ids, other.token_ids)
+
+
+def test_token_batches_hold_every_sequence_once_within_their_budget():
+    from tasks.influence.batches import token_batches
+
+    sequences = [TokenSequence(k, [1] * length) for k, length in enumerate([3, 9, 2, 7, 7, 1, 30, 4])]
+    found = list(token_batches(sequences, 16))
+    assert sorted(i for batch in found for i in batch.sequence_ids.tolist()) == list(range(8))
+    assert [batch.token_ids.numel() <= 16 or len(batch.sequence_ids) == 1 for batch in found] == [True] * len(found)
+    assert [batch.token_ids.shape[1] for batch in found] == [30, 9, 7, 4]
