@@ -43,7 +43,7 @@ BadOption = Annotated[str, typer.Option(help="empty and non-UTF-8 documents: ref
 @app.command()
 def demo(
     directory: Annotated[str, typer.Option(help="where the demo's corpus, model and store go")] = "demo",
-    cluster: ClusterOption = "auto",
+    cluster: ClusterOption = "none",  # two workers with a model each would pass 3 GiB together
 ) -> None:
     """The whole walk on an embedded corpus, with a model trained on it here."""
     from flows.demo import run_demo

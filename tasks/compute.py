@@ -16,9 +16,7 @@ class ComputeParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_size: int = Field(
-        16, ge=1, le=4096, description="sequences per scoring pass; a fit has fixed passes"
-    )
+    batch_size: int = Field(16, ge=1, le=4096, description="sequences per scoring pass; a fit has fixed passes")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of forward and backward; auto: bfloat16 where the hardware multiplies it natively"
     )
