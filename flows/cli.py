@@ -151,7 +151,7 @@ def trace(
 ) -> None:
     """The training sequences that raised a completion's probability; runs whatever stage is missing."""
     from flows.parameters import TraceParameters
-    from flows.terminal import print_answers
+    from flows.terminal import print_answers, print_next
     from flows.trace import trace as trace_flow
     from storage.prompts import make_prompt, read_prompts
 
@@ -181,6 +181,7 @@ def trace(
     )  # fmt: skip
     run_id = trace_flow(parameters)
     print_answers(store, run_id, _console(), top=top)
+    print_next(store, run_id, _console())
 
 
 @app.command()

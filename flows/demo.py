@@ -8,10 +8,11 @@ from pathlib import Path
 from prefect import flow
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.cluster import open_workers
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
-from flows.terminal import print_answers
+from flows.terminal import print_answers, print_next
 from flows.trace import trace
 from storage.errors import ModelError
 from storage.store import create_store, open_store
@@ -86,12 +87,20 @@ def run_demo(directory: Path, cluster: str, console: Console) -> None:
         highlight=False,
     )
     console.print(f"report: {report}   ({time.perf_counter() - start:.0f} s in all)", highlight=False)
+    print_next(parameters.store, run_id, console)
 
 
 def print_scores(scores: list[MethodScore], console: Console) -> None:
     """The closing table: a true source is a training sequence that states the fact or repeats the passage."""
-    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
-    table.title = "How often the top sequences are true sources (mean over queries, 95 % bootstrap interval)"
+    queries = scores[0].precision.n if scores else 0
+    console.print(
+        "How often the top sequences are true sources, which state the fact or repeat the passage: "
+        f"means over {queries} queries, with 95 % bootstrap intervals.\nprecision@{K}: share of the first {K} that are; "
+        "MRR: mean of 1 / place of the first that is.",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("method", f"precision@{K}", "", "MRR", ""):
         table.add_column(name, justify="left" if name == "method" else "right")
     for score in sorted(scores, key=lambda s: s.precision.value):
@@ -100,8 +109,8 @@ def print_scores(scores: list[MethodScore], console: Console) -> None:
             for e in (score.precision, score.mrr)
             for part in (f"{e.value:.2f}", f"[{e.ci_low:.2f}, {e.ci_high:.2f}]")
         ]
-        table.add_row(LABELS.get(score.method, score.method), *cells[:1], f"{cells[1]}", *cells[2:])
-    console.print(table, markup=False)
+        table.add_row(LABELS.get(score.method, score.method), *map(Text, cells))
+    console.print(table)
 
 
 LABELS = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -15,33 +17,48 @@ from storage.store import open_store
 from storage.text import printable
 from tasks.influence.modules import coverage, select_modules
 
+LEGEND = """Training sequences that raised the probability of each completion, ranked by {by}.
+influence  in nats, for a weight of the whole corpus: divided by the number of sequences it is the change of log p
+           that one more copy would make; positive means that more of the sequence makes the completion likelier
+relative   influence / √(the sequence's own self-influence): long and odd sequences do not crowd the top
+BM25       the place that word overlap alone gives the sequence among the candidates
+[token]    the position with the most influence; it predicts the token after it
+"""
 EXCERPT = 14  # tokens shown of a sequence, around the one with the most influence
 WIDTH = 96  # characters of a text excerpt
 
 
 def print_answers(store: str, run_id: str, console: Console, top: int = 10, by: str = "influence") -> None:
-    """Every query of a run with its top sequences, where they act, and what to type next."""
-    place = open_store(store)
-    with session(place) as connection:
+    """Every query of a run with its top sequences and where they act, ranked by influence or relative."""
+    console.print(Text(LEGEND.format(by=by), style="dim"))
+    with session(open_store(store)) as connection:
         facts = rows(connection, "answer/run", run=run_id)[0]
-        queries = rows(connection, "answer/queries", run=run_id)
-        for query in queries:
-            found = rows(connection, "answer/top", query=query["query_id"], run=run_id, k=top, by=by)
+        for query in rows(connection, "answer/queries", run=run_id):
+            asked = {"query": query["query_id"], "run": run_id, "k": top, "by": by}
+            found = rows(connection, "answer/top", **asked)
             tokens: dict[int, list[dict]] = {}
-            for row in rows(connection, "answer/tokens", query=query["query_id"], run=run_id, k=top, by=by):
+            for row in rows(connection, "answer/tokens", **asked):
                 tokens.setdefault(row["sequence_id"], []).append(row)
             _print_query(query, found, tokens, facts, console)
-    _print_next(store, run_id, queries[-1]["query_id"], found, console)
 
 
-def _print_next(store: str, run_id: str, query_id: str, found: list[dict], console: Console) -> None:
-    lines = [f"headwater report --store {store} --run {run_id} -o report.html"]
+def print_next(store: str, run_id: str, console: Console) -> None:
+    """What to type next: the report, and the tokens of the last query's best sequence."""
+    with session(open_store(store)) as connection:
+        query_id = rows(connection, "answer/queries", run=run_id)[-1]["query_id"]
+        found = rows(connection, "answer/top", query=query_id, run=run_id, k=1, by="influence")
+    lines = [f"{command()} report --store {store} --run {run_id} -o report.html"]
     if found:
-        heatmap = f"select * from token_heatmap('{printable(query_id)}', {found[0]['sequence_id']})"
-        lines.append(f'headwater sql --store {store} "{heatmap}"')
-    for line in lines:
-        lead = "next" if line is lines[0] else "    "
+        quoted = printable(query_id).replace("'", "''")
+        heatmap = f"select * from token_heatmap('{quoted}', {found[0]['sequence_id']})"
+        lines.append(f'{command()} sql --store {store} "{heatmap}"')
+    for lead, line in zip(("next", "    "), lines, strict=False):
         console.print(f"{lead}  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def command() -> str:
+    """How this program is called here: by name where the shell finds it, else by the path it was started with."""
+    return "headwater" if shutil.which("headwater") else sys.argv[0]
 
 
 def _print_query(

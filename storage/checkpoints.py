@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -176,8 +175,3 @@ def device() -> torch.device:
             remedy="Set HEADWATER_DEVICE=cpu or unset it.",
         )
     return torch.device(wanted)
-
-
-def directory_size(path: Path) -> int:
-    """Bytes of the files in a directory tree."""
-    return sum(os.path.getsize(file) for file in path.rglob("*") if file.is_file())

@@ -59,12 +59,12 @@ def sample_labels(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> In
 def uniforms(sequence_ids: Int[Tensor, "b"], length: int, seed: int) -> Float[Tensor, "b t"]:
     """Uniform numbers in [0, 1), a pure function of (seed, sequence, position): SplitMix64 as a counter hash."""
     positions = torch.arange(length, device=sequence_ids.device)
-    key = _mix(_mix(torch.full_like(sequence_ids, seed)) ^ sequence_ids)
-    return _shift(_mix(key[:, None] ^ _mix(positions)[None, :]), 11).double() * 2.0**-53
+    key = splitmix64(splitmix64(torch.full_like(sequence_ids, seed)) ^ sequence_ids)
+    return _shift(splitmix64(key[:, None] ^ splitmix64(positions)[None, :]), 11).double() * 2.0**-53
 
 
-def _mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    # Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators": the SplitMix64 finaliser.
+def splitmix64(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The SplitMix64 finaliser as a hash of int64 (Steele, Lea & Flood 2014, doi 10.1145/2660193.2660195)."""
     x = x + _signed(0x9E3779B97F4A7C15)
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)

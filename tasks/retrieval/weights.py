@@ -7,11 +7,8 @@ All arrays are aligned: one entry per posting (term, sequence).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-
-LexicalFilter = Literal["bm25", "tfidf"]
 
 
 @dataclass(frozen=True)
