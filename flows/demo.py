@@ -95,7 +95,8 @@ def print_scores(scores: list[MethodScore], console: Console) -> None:
     queries = scores[0].precision.n if scores else 0
     console.print(
         "How often the top sequences are true sources, which state the fact or repeat the passage: "
-        f"means over {queries} queries, with 95 % bootstrap intervals.\nprecision@{K}: share of the first {K} that are; "
+        f"means over {queries} queries, with 95 % bootstrap intervals.\n"
+        f"precision@{K}: share of the first {K} that are; "
         "MRR: mean of 1 / place of the first that is.",
         highlight=False,
         markup=False,
