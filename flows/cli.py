@@ -33,6 +33,7 @@ SchedulerOption = Annotated[str | None, typer.Option(help="address of a Dask sch
 ModulesOption = Annotated[str, typer.Option(help="mlp, attention, all, or a regular expression on module names")]
 FitOption = Annotated[int, typer.Option("--fit-sequences", help="sequences that the factors are fitted on")]
 FisherOption = Annotated[str, typer.Option(help="labels of the fit: sampled (true Fisher) or empirical")]
+BlocksOption = Annotated[int, typer.Option(help="diagonal blocks of A and S: less memory, a coarser basis")]
 BatchOption = Annotated[int, typer.Option(help="sequences per scoring pass")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 LengthOption = Annotated[int | None, typer.Option(help="tokens per training sequence; default: the context")]
@@ -97,6 +98,7 @@ def fit(
     modules: ModulesOption = "mlp",
     fit_sequences: FitOption = 10_000,
     fisher: FisherOption = "sampled",
+    blocks: BlocksOption = 1,
     seed: int = 0,
     precision: PrecisionOption = "auto",
     cluster: ClusterOption = "auto",
@@ -110,12 +112,51 @@ def fit(
         {
             "store": store,
             "model": {"name": model, "revision": revision},
-            "fit": {"modules": modules, "sequences": fit_sequences, "fisher": fisher, "seed": seed},
+            "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
             "compute": {"precision": precision},
             "cluster": scheduler or cluster,
         }
     )
     typer.echo(f"factors {fit_flow(parameters)} in {store}")
+
+
+@app.command("self-influence")
+def self_influence(
+    store: StoreOption,
+    model: ModelOption,
+    revision: RevisionOption = None,
+    method: Annotated[str, typer.Option(help="ekfac, kfac or identity (squared gradient norm)")] = "ekfac",
+    damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
+    absolute_damping: Annotated[float | None, typer.Option(help="λ itself, instead")] = None,
+    modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    fisher: FisherOption = "sampled",
+    blocks: BlocksOption = 1,
+    seed: int = 0,
+    batch_size: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "auto",
+    scheduler: SchedulerOption = None,
+    top: Annotated[int, typer.Option(help="sequences printed")] = 10,
+) -> None:
+    """The corpus's outliers: each sequence's influence on itself, measured once per factors."""
+    from flows.parameters import SelfInfluenceParameters
+    from flows.self_influence import self_influence as self_influence_flow
+    from flows.terminal import print_outliers
+
+    parameters = SelfInfluenceParameters.model_validate(
+        {
+            "store": store,
+            "model": {"name": model, "revision": revision},
+            "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
+            "method": method,
+            "damping": _damping(damping, absolute_damping),
+            "compute": {"batch_size": batch_size, "precision": precision},
+            "cluster": scheduler or cluster,
+        }
+    )
+    factors_id, measured = self_influence_flow(parameters)
+    print_outliers(store, factors_id, measured, _console(), top)
 
 
 @app.command()
@@ -142,6 +183,7 @@ def trace(
     modules: ModulesOption = "mlp",
     fit_sequences: FitOption = 10_000,
     fisher: FisherOption = "sampled",
+    blocks: BlocksOption = 1,
     seed: int = 0,
     batch_size: BatchOption = 16,
     precision: PrecisionOption = "auto",
@@ -163,7 +205,6 @@ def trace(
             remedy="Give one of them.",
         )
     asked = read_prompts(queries) if queries else [make_prompt(prompt or "", completion or "")]
-    strength = {"relative": damping} if absolute_damping is None else {"relative": None, "absolute": absolute_damping}
     parameters = TraceParameters.model_validate(
         {
             "store": store,
@@ -171,9 +212,10 @@ def trace(
             "queries": [{k: getattr(p, k) for k in ("prompt", "completion", "query_id")} for p in asked],
             "corpus": _corpus(corpus or [], sequence_length, packing, bad_documents),
             "candidates": {"filter": filter, "top_k": candidates, "unfiltered": unfiltered, "seed": seed},
-            "fit": {"modules": modules, "sequences": fit_sequences, "fisher": fisher, "seed": seed},
+            "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
             "method": {
-                "method": method, "beside": beside or [], "damping": strength, "rank": rank, "rescore": rescore
+                "method": method, "beside": beside or [], "damping": _damping(damping, absolute_damping),
+                "rank": rank, "rescore": rescore,
             },
             "compute": {"batch_size": batch_size, "precision": precision},
             "cluster": scheduler or cluster,
@@ -229,6 +271,14 @@ def check(
 def _console() -> Console:
     # A pipe has no width of its own; tables in a file or a log are read without wrapping.
     return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def _fit(modules: str, sequences: int, fisher: str, blocks: int, seed: int) -> dict:
+    return {"modules": modules, "sequences": sequences, "fisher": fisher, "blocks": blocks, "seed": seed}
+
+
+def _damping(relative: float, absolute: float | None) -> dict:
+    return {"relative": relative} if absolute is None else {"relative": None, "absolute": absolute}
 
 
 def _corpus(inputs: list[str], sequence_length: int | None, packing: str, bad_documents: str) -> dict:

@@ -12,6 +12,7 @@ from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
 from tasks.factors import FitParameters
 from tasks.gradients import MethodParameters
+from tasks.metrics import Damping, GradientMethod
 
 
 class ModelParameters(BaseModel):
@@ -59,6 +60,13 @@ class FactorParameters(BaseModel):
     fit: FitParameters = Field(default_factory=FitParameters)
     compute: ComputeParameters = Field(default_factory=ComputeParameters)
     cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")
+
+
+class SelfInfluenceParameters(FactorParameters):
+    """A survey of the whole corpus: each sequence's influence on itself."""
+
+    method: GradientMethod = Field("ekfac", description="metric of the sequence's own gradient")
+    damping: Damping = Field(Damping(), description="added to the eigenvalues before they are inverted")
 
 
 class TraceParameters(BaseModel):

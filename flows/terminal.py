@@ -151,3 +151,26 @@ def print_coverage(name: str, revision: str | None, expression: str, console: Co
     console.print(table)
     inside = sum(row.parameters for row in covered if row.tracked)
     console.print(f"{inside:,} of {total:,} parameters are attributed ({inside / total:.1%}), {len(tracked)} modules")
+
+
+def print_outliers(path: str, factors_id: str, measured: int, console: Console, top: int) -> None:
+    """The sequences with the largest self-influence under some factors, and the SQL for more of them."""
+    asked = f"largest_self_influences(k := {top}, factors := '{factors_id}')"
+    columns, rows = run_user_sql(open_store(path), f"select * from {asked}")
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, justify in (("#", "right"), ("self-influence", "right"), ("per token", "right"), ("tokens", "right"),
+                          ("document", "left"), ("sequence", "left")):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=name != "sequence")
+    for row in found:
+        table.add_row(
+            str(row["rank"]),
+            f"{row['self_influence']:,.4g}",
+            f"{row['self_influence_per_token']:,.4g}",
+            f"{row['n_tokens']:,}",
+            Text(str(row["document_id"])),
+            Text(shorten(row["text"], 160)),
+        )
+    console.print(table)
+    console.print(f"{measured:,} sequences measured now, the others before · factors {factors_id}")
+    console.print(f'next  headwater sql --store {path} "select * from {asked}"', markup=False, soft_wrap=True)

@@ -74,6 +74,11 @@ def all_sequence_ids(parts: list[Part]) -> np.ndarray:
     return np.concatenate([np.arange(p.first_sequence_id, p.end_sequence_id) for p in parts])
 
 
+def typical_length(parts: list[Part]) -> int:
+    """Mean tokens of a sequence, at least one."""
+    return max(1, round(sum(p.n_tokens for p in parts) / max(1, sum(p.n_sequences for p in parts))))
+
+
 def read_tokens(store: Store, sequence_ids: np.ndarray) -> dict[int, list[int]]:
     """Token ids of the named sequences; reads only the parts that hold them."""
     wanted = np.unique(sequence_ids)

@@ -19,6 +19,12 @@ class Settings(BaseSettings):
     memory_limit_gib: float = Field(
         2.0, gt=0.1, description="memory of one DuckDB connection, in GiB; past it DuckDB spills"
     )
+    matrix_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="factor matrices that one worker holds beside the model, in GiB; past it modules are taken in "
+        "groups, one pass of the model each. None: half of a GPU's memory, an eighth of the machine's on a CPU",
+    )
     workers: int = Field(
         default_factory=lambda: min(4, os.cpu_count() or 1),
         ge=1,

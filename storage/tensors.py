@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,9 +25,21 @@ def write_tensors(
 
 def read_tensors(path: Path, names: list[str] | None = None) -> dict[str, torch.Tensor]:
     """Read all tensors of a file, or those named."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a file."""
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in (names or file.keys())}
+            yield file
     except (SafetensorError, OSError) as error:
         raise StoreError(
             f"tensors {path}",

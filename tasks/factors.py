@@ -4,10 +4,14 @@ factors/<fit_id>/
   <k>.basis.safetensors         Q_S, Q_A and K-FAC's eigenvalues of module k
   <k>.eigenvalues.safetensors   Λ of module k
   manifest.json                 written last: the fit is complete or absent
+
+Everything is kept per module, so that a worker holds the matrices of one group of modules beside the model:
+all of them where memory allows, a single module where it does not, for one pass over the sample per group.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +30,16 @@ from storage.tensors import read_tensors, write_tensors
 from tasks.compute import ComputeParameters, dtype_of
 from tasks.fanout import Workers, fan_out
 from tasks.influence.batches import TokenSequence, token_batches
+from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.covariance import CovarianceSums, add_covariances, covariance_sums
-from tasks.influence.ekfac import Eigenbasis, eigenbasis, eigenvalue_sums
+from tasks.influence.ekfac import eigenbasis, eigenvalue_sums
+from tasks.influence.errors import InfluenceError
+from tasks.influence.footprint import covariance_bytes, metric_bytes, module_groups
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import sampled_token_loss, true_token_loss
 from tasks.influence.sweep import sweep
+from tasks.machine import matrix_budget
+from tasks.metrics import read_eigenbasis, write_eigenbasis
 from tasks.sampling import uniform_sample
 from tasks.stage import stage
 
@@ -50,20 +59,33 @@ class FitParameters(BaseModel):
     fisher: Literal["sampled", "empirical"] = Field(
         "sampled", description="labels: drawn from the model (true Fisher), or the corpus's own tokens"
     )
+    blocks: int = Field(1, ge=1, le=64, description="diagonal blocks of A and S: less memory, a coarser basis")
     seed: int = Field(0, ge=0, description="of the sample and the labels")
 
 
 @dataclass(frozen=True)
 class SumJob:
-    """One block of sequences to sum over."""
+    """One block of sequences to sum over, for one group of modules."""
 
     store: Store
     model: Path
     fit_id: str
     block: int
     sequence_ids: tuple[int, ...]
+    modules: tuple[int, ...]  # by their number in the fit
     parameters: FitParameters
     compute: ComputeParameters
+
+
+@dataclass(frozen=True)
+class DecomposeJob:
+    """The eigendecomposition of one module's summed blocks."""
+
+    store: Store
+    fit_id: str
+    module: int
+    name: str
+    n_blocks: int
 
 
 @stage("factors")
@@ -82,24 +104,45 @@ def fit_factors(
     fit_id = f"fit-{digest_of(made_from)[:8]}"
     if has_fit(store, fit_id):
         return fit_id
-    chosen = uniform_sample(all_sequence_ids(parts), parameters.sequences, parameters.seed)
-    blocks = np.array_split(chosen, range(BLOCK, len(chosen), BLOCK))
-    jobs = [SumJob(store, model, fit_id, k, tuple(ids.tolist()), parameters, compute) for k, ids in enumerate(blocks)]
-    run = partial(fan_out, workers.model, resources=workers.model_resources)
     modules = select_modules(load_model(model), parameters.modules)
-    run(sum_covariances, jobs, "covariances")
+    chosen = uniform_sample(all_sequence_ids(parts), parameters.sequences, parameters.seed)
+    blocks = [tuple(ids.tolist()) for ids in np.array_split(chosen, range(BLOCK, len(chosen), BLOCK))]
+    run = partial(fan_out, workers.model, resources=workers.model_resources)
+
+    def sum_jobs(bytes_of: Callable[[TrackedModule, int], int]) -> list[SumJob]:
+        groups = module_groups([bytes_of(m, parameters.blocks) for m in modules], matrix_budget())
+        return [
+            SumJob(store, model, fit_id, block, ids, tuple(group), parameters, compute)
+            for group in groups
+            for block, ids in enumerate(blocks)
+        ]
+
+    run(sum_covariances, sum_jobs(covariance_bytes), "covariances")
+    run(
+        decompose,
+        [DecomposeJob(store, fit_id, k, m.name, len(blocks)) for k, m in enumerate(modules)],
+        "eigenbases",
+    )
+    run(sum_eigenvalues, sum_jobs(metric_bytes), "eigenvalues")
     for k in range(len(modules)):
-        _write_basis(store, fit_id, k, len(jobs))
-    run(sum_eigenvalues, jobs, "eigenvalues")
-    for k in range(len(modules)):
-        _write_eigenvalues(store, fit_id, k, len(jobs), len(chosen))
-    complete_fit(store, Fit(fit_id, tuple(asdict(m) for m in modules), len(chosen), made_from))
+        _write_eigenvalues(store, fit_id, k, len(blocks), len(chosen))
+    described = tuple(asdict(m) | _ranks(store, fit_id, k) for k, m in enumerate(modules))
+    complete_fit(store, Fit(fit_id, described, len(chosen), made_from))
     return fit_id
 
 
-def _passes(job: SumJob):
+def _missing(job: SumJob, kind: str) -> dict[int, TrackedModule]:
+    """The modules of a job whose sums over its block are not there yet."""
+    modules = select_modules(load_model(job.model), job.parameters.modules)
+    return {k: modules[k] for k in job.modules if not fit_path(job.store, job.fit_id, _sums(kind, job, k)).exists()}
+
+
+def _sums(kind: str, job: SumJob, k: int) -> str:
+    return f"{kind}-{job.block}-{k}"
+
+
+def _passes(job: SumJob, modules: list[TrackedModule]):
     model = load_model(job.model)
-    modules = select_modules(model, job.parameters.modules)
     tokens = read_tokens(job.store, np.array(job.sequence_ids))
     sequences = [TokenSequence(i, tokens[i]) for i in job.sequence_ids]
     objective = (
@@ -108,61 +151,75 @@ def _passes(job: SumJob):
         else partial(sampled_token_loss, seed=job.parameters.seed)
     )
     stream = token_batches(sequences, PASS, model.device)
-    return modules, sweep(model, modules, stream, objective, dtype_of(job.compute))
+    return sweep(model, modules, stream, objective, dtype_of(job.compute))
 
 
 def sum_covariances(job: SumJob) -> None:
-    """Write one block's Σ ā āᵀ and Σ δ δᵀ, all modules in one file per module."""
-    if fit_path(job.store, job.fit_id, f"covariance-{job.block}-0").exists():
+    """Write Σ ā āᵀ and Σ δ δᵀ over one block, a file per module."""
+    missing = _missing(job, "covariance")
+    if not missing:
         return
-    modules, passes = _passes(job)
-    sums = covariance_sums(passes, modules)
-    for k, module in reversed(list(enumerate(modules))):  # module 0 last: its file says that the block is complete
-        total = sums[module.name]
+    modules = list(missing.values())
+    sums = covariance_sums(_passes(job, modules), modules, job.parameters.blocks)
+    for k, module in missing.items():
+        total = sums.pop(module.name)
+        sides = {"inputs": total.inputs.blocks, "deltas": total.deltas.blocks}
+        tensors = {f"{side}.{n}": block for side, found in sides.items() for n, block in enumerate(found)}
+        counts = torch.tensor([total.positions, total.sequences])
         write_tensors(
-            job.store,
-            fit_path(job.store, job.fit_id, f"covariance-{job.block}-{k}"),
-            {
-                "inputs": total.inputs,
-                "deltas": total.deltas,
-                "counts": torch.tensor([total.positions, total.sequences]),
-            },
+            job.store, fit_path(job.store, job.fit_id, _sums("covariance", job, k)), {**tensors, "counts": counts}
         )
 
 
-def _write_basis(store: Store, fit_id: str, k: int, n_blocks: int) -> None:
-    path = fit_path(store, fit_id, f"{k}.basis")
-    parts = [fit_path(store, fit_id, f"covariance-{block}-{k}") for block in range(n_blocks)]
-    if path.exists():
+def decompose(job: DecomposeJob) -> None:
+    """Add one module's blocks up and write its eigenbasis."""
+    if fit_path(job.store, job.fit_id, f"{job.module}.basis").exists():
         return
-    loaded = (read_tensors(part) for part in parts)
-    basis = eigenbasis(add_covariances(CovarianceSums(t["inputs"], t["deltas"], *t["counts"].tolist()) for t in loaded))
-    write_tensors(store, path, {"out": basis.out, "inp": basis.inp, "kfac": basis.kfac_eigenvalues})
+    parts = (
+        read_tensors(fit_path(job.store, job.fit_id, f"covariance-{block}-{job.module}"))
+        for block in range(job.n_blocks)
+    )
+    try:
+        basis = eigenbasis(add_covariances(_covariances(part) for part in parts))
+    except InfluenceError as error:
+        raise InfluenceError(f"module {job.name}: {error}") from error
+    write_eigenbasis(job.store, job.fit_id, job.module, basis)
+
+
+def _covariances(tensors: dict[str, torch.Tensor]) -> CovarianceSums:
+    inputs, deltas = (
+        BlockDiagonal(tuple(tensors[f"{side}.{n}"] for n in range(len(tensors)) if f"{side}.{n}" in tensors))
+        for side in ("inputs", "deltas")
+    )
+    return CovarianceSums(inputs, deltas, *tensors["counts"].tolist())
 
 
 def sum_eigenvalues(job: SumJob) -> None:
-    """Write one block's Σ (Q_Sᵀ ∇W Q_A)² of every module."""
-    path = fit_path(job.store, job.fit_id, f"eigenvalues-{job.block}")
-    if path.exists():
+    """Write Σ (Q_Sᵀ ∇W Q_A)² over one block, a file per module."""
+    missing = _missing(job, "eigenvalues")
+    if not missing:
         return
-    modules, passes = _passes(job)
     where = load_model(job.model).device
-    sums = eigenvalue_sums(passes, modules, _bases(job.store, job.fit_id, modules, where))
-    write_tensors(job.store, path, {str(k): sums[module.name] for k, module in enumerate(modules)})
-
-
-def _bases(store: Store, fit_id: str, modules: list[TrackedModule], device: torch.device) -> dict[str, Eigenbasis]:
-    bases = {}
-    for k, module in enumerate(modules):
-        t = read_tensors(fit_path(store, fit_id, f"{k}.basis"))
-        bases[module.name] = Eigenbasis(t["out"].to(device), t["inp"].to(device), t["kfac"].to(device))
-    return bases
+    modules = list(missing.values())
+    bases = {m.name: read_eigenbasis(job.store, job.fit_id, k).to(where) for k, m in missing.items()}
+    sums = eigenvalue_sums(_passes(job, modules), modules, bases)
+    for k, module in missing.items():
+        path = fit_path(job.store, job.fit_id, _sums("eigenvalues", job, k))
+        write_tensors(job.store, path, {"eigenvalues": sums[module.name]})
 
 
 def _write_eigenvalues(store: Store, fit_id: str, k: int, n_blocks: int, n_sequences: int) -> None:
     path = fit_path(store, fit_id, f"{k}.eigenvalues")
     if path.exists():
         return
-    parts = [read_tensors(fit_path(store, fit_id, f"eigenvalues-{b}"), [str(k)])[str(k)] for b in range(n_blocks)]
-    mean = torch.stack(parts).double().sum(0) / n_sequences
-    write_tensors(store, path, {"eigenvalues": mean.float()})
+    total: torch.Tensor | None = None
+    for block in range(n_blocks):  # in float64 and in this order, so that the number of workers does not show
+        part = read_tensors(fit_path(store, fit_id, f"eigenvalues-{block}-{k}"))["eigenvalues"].double()
+        total = part if total is None else total.add_(part)
+    assert total is not None  # a corpus has sequences, so there is a block
+    write_tensors(store, path, {"eigenvalues": (total / n_sequences).float()})
+
+
+def _ranks(store: Store, fit_id: str, k: int) -> dict[str, int]:
+    s_rank, a_rank = read_tensors(fit_path(store, fit_id, f"{k}.basis"), ["ranks"])["ranks"].tolist()
+    return {"output_rank": s_rank, "input_rank": a_rank}

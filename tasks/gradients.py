@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.checkpoints import context_length, load_model, load_tokenizer
-from storage.factors import read_fit
 from storage.prompts import Prompt
+from storage.sequences import corpus_parts, typical_length
 from storage.staging import has_staged, staged_tensors_path, staged_writer
 from storage.store import Store
 from storage.tables import write_part
 from storage.tensors import write_tensors
 from tasks.influence.batches import TokenSequence
+from tasks.influence.capture import Call
 from tasks.influence.compression import compress
 from tasks.influence.modules import TrackedModule, coverage, select_modules
-from tasks.influence.queries import encode_query, log_probability, preconditioned_gradients
-from tasks.metrics import CURVED, Damping, GradientMethod, LexicalMethod, load_metrics
+from tasks.influence.queries import encode_query, log_probability, preconditioned, query_calls
+from tasks.metrics import CURVED, Damping, GradientMethod, LexicalMethod, fit_of, load_metric, rank_notes
 from tasks.progress import progress
 from tasks.scoring import Scoring
 from tasks.stage import stage
@@ -56,31 +59,41 @@ def prepare_queries(scoring: Scoring, rank: int) -> None:
     modules = select_modules(network, scoring.modules)
     context = context_length(model)
     encoded = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in prompts]
-    fit = read_fit(store, scoring.fit_id) if scoring.fit_id else None
+    fit = fit_of(store, scoring.fit_id, model)
+    positions = typical_length(corpus_parts(store))
+    calls = query_calls(network, modules, encoded)
     tensors: dict[str, torch.Tensor] = {}
-    with progress("query gradients", len(scoring.methods)) as advance:
-        for method in scoring.methods:
-            metrics = load_metrics(store, fit, model, modules, method, scoring.damping, network.device)
-            gradients = preconditioned_gradients(network, modules, encoded, metrics)
-            factors = [compress(gradients[module.name], rank) for module in modules]
-            for k, factor in enumerate(factors):
-                tensors[f"{method}.{k}.left"], tensors[f"{method}.{k}.right"] = factor.left, factor.right
-            if method == scoring.method:
-                _write_compressions(store, run_id, prompts, modules, factors)
-                dampings = {name: metric.damping for name, metric in metrics.items()}
-                _write_modules(store, run_id, coverage(network, modules, scoring.modules), dampings)
+    compressions: list[tuple[str, int, list[float]]] = []
+    dampings: dict[str, float] = {}
+    with progress("query gradients", len(modules)) as advance:
+        for k, module in enumerate(modules):  # one module's metrics and dense gradients at a time
+            metrics = [
+                load_metric(store, fit, module, method, scoring.damping, network.device) for method in scoring.methods
+            ]
+            form = compress(partial(_gradients, calls[module.name], module, metrics), rank, positions)
+            tensors |= {f"{k}.{name}": tensor for name, tensor in form.tensors().items()}
+            compressions.append((module.name, form.rank, form.residual[: len(prompts)].tolist()))
+            dampings[module.name] = metrics[0].damping
             advance(1)
+    _write_compressions(store, run_id, prompts, compressions)
+    _write_modules(store, run_id, coverage(network, modules, scoring.modules), dampings, rank_notes(fit))
     write_tensors(store, staged_tensors_path(store, run_id, "query_gradients"), tensors)
     _write_queries(store, run_id, prompts, encoded, [log_probability(network, query) for query in encoded])
 
 
+def _gradients(calls: list[list[Call]], module: TrackedModule, metrics: list) -> Iterator[torch.Tensor]:
+    """The queries under the first method, then under the next."""
+    for metric in metrics:
+        yield from preconditioned(calls, module, metric)
+
+
 def _write_compressions(
-    store: Store, run_id: str, prompts: tuple[Prompt, ...], modules: list[TrackedModule], factors
+    store: Store, run_id: str, prompts: tuple[Prompt, ...], compressions: list[tuple[str, int, list[float]]]
 ) -> None:
     rows = [
-        (run_id, prompt.query_id, module.name, factor.rank, float(factor.residual[q]))
-        for module, factor in zip(modules, factors, strict=True)
-        for q, prompt in enumerate(prompts)
+        (run_id, prompt.query_id, module, rank, residual)
+        for module, rank, residuals in compressions
+        for prompt, residual in zip(prompts, residuals, strict=True)
     ]
     names = ("run_id", "query_id", "module", "rank", "residual")
     write_part(
@@ -88,8 +101,10 @@ def _write_compressions(
     )
 
 
-def _write_modules(store: Store, run_id: str, table, dampings: dict[str, float]) -> None:
+def _write_modules(store: Store, run_id: str, table, dampings: dict[str, float], notes: dict[str, str]) -> None:
     rows = [{"run_id": run_id, **asdict(row), "damping": dampings.get(row.module)} for row in table]
+    for row in rows:
+        row["reason"] += notes.get(row["module"], "")
     write_part(store, "modules", run_id, columns={name: [row[name] for row in rows] for name in rows[0]})
 
 

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from storage.checkpoints import model_fingerprint
 from storage.digests import digest_of
 from storage.errors import MismatchError
-from storage.factors import Fit, fit_path
+from storage.factors import Fit, fit_path, read_fit
 from storage.store import Store
-from storage.tensors import read_tensors
-from tasks.influence.ekfac import IdentityMetric, Metric, relative_damping
+from storage.tensors import read_tensors, write_tensors
+from tasks.influence.block_diagonal import BlockDiagonal
+from tasks.influence.ekfac import Eigenbasis, IdentityMetric, Metric, relative_damping
 from tasks.influence.modules import TrackedModule
 
 GradientMethod = Literal["ekfac", "kfac", "identity"]
@@ -37,41 +38,57 @@ class Damping(BaseModel):
         return self
 
 
-def metric_id(fit_id: str, method: str, damping: Damping) -> str:
-    """The `factors_id` of the tables: a fit seen through a method and a damping."""
+def metric_id(fit_id: str | None, unfitted: list[str], method: str, damping: Damping) -> str:
+    """The `factors_id` of the tables: a fit seen through a method and a damping.
+
+    Without a fit, `unfitted` says what the gradients depend on: model, corpus, modules.
+    """
     prefix = {"ekfac": "ek", "kfac": "kf"}.get(method, "id")
-    return f"{prefix}-{digest_of([fit_id, method, damping.model_dump() if method in CURVED else None])[:8]}"
+    source = fit_id or digest_of(unfitted)
+    return f"{prefix}-{digest_of([source, method, damping.model_dump() if method in CURVED else None])[:8]}"
 
 
-def load_metrics(
-    store: Store,
-    fit: Fit | None,
-    model: Path,
-    modules: list[TrackedModule],
-    method: str,
-    damping: Damping,
-    device: torch.device,
-) -> dict[str, Metric | IdentityMetric]:
-    """The metric of each module under a method; factors of another model are refused."""
+def load_metric(
+    store: Store, fit: Fit | None, module: TrackedModule, method: str, damping: Damping, device: torch.device
+) -> Metric | IdentityMetric:
+    """The metric of one module under a method."""
     if method not in CURVED or fit is None:
-        return {module.name: IdentityMetric() for module in modules}
-    require_fit_of(fit, model)
-    metrics: dict[str, Metric | IdentityMetric] = {}
-    position = {entry["name"]: k for k, entry in enumerate(fit.modules)}
-    for module in modules:
-        k = position[module.name]
-        basis = read_tensors(fit_path(store, fit.fit_id, f"{k}.basis"))
-        if method == "ekfac":
-            values = read_tensors(fit_path(store, fit.fit_id, f"{k}.eigenvalues"))["eigenvalues"]
-        else:
-            values = basis["kfac"]
-        strength = damping.absolute or relative_damping(values, damping.relative or 0.0)
-        metrics[module.name] = Metric(basis["out"], basis["inp"], values, strength).to(device)
-    return metrics
+        return IdentityMetric()
+    k = next(k for k, entry in enumerate(fit.modules) if entry["name"] == module.name)
+    basis = read_eigenbasis(store, fit.fit_id, k)
+    values = basis.kfac_eigenvalues
+    if method == "ekfac":
+        values = read_tensors(fit_path(store, fit.fit_id, f"{k}.eigenvalues"))["eigenvalues"]
+    strength = damping.absolute or relative_damping(values, damping.relative or 0.0, module.name)
+    return Metric(basis.out, basis.inp, values, strength).to(device)
 
 
-def require_fit_of(fit: Fit, model: Path) -> None:
-    """Refuse factors of another model."""
+def write_eigenbasis(store: Store, fit_id: str, k: int, basis: Eigenbasis) -> None:
+    """Keep the eigenvectors of module k, block by block, with K-FAC's eigenvalues."""
+    sides = {"out": basis.out.blocks, "inp": basis.inp.blocks}
+    blocks = {f"{side}.{n}": block for side, found in sides.items() for n, block in enumerate(found)}
+    ranks = torch.tensor(basis.ranks)
+    write_tensors(
+        store, fit_path(store, fit_id, f"{k}.basis"), {**blocks, "kfac": basis.kfac_eigenvalues, "ranks": ranks}
+    )
+
+
+def read_eigenbasis(store: Store, fit_id: str, k: int) -> Eigenbasis:
+    """The eigenbasis of module k of a fit, complete or under way."""
+    tensors = read_tensors(fit_path(store, fit_id, f"{k}.basis"))
+    out, inp = (
+        BlockDiagonal(tuple(tensors[f"{side}.{n}"] for n in range(len(tensors)) if f"{side}.{n}" in tensors))
+        for side in ("out", "inp")
+    )
+    s_rank, a_rank = tensors["ranks"].tolist()
+    return Eigenbasis(out, inp, tensors["kfac"], (s_rank, a_rank))
+
+
+def fit_of(store: Store, fit_id: str | None, model: Path) -> Fit | None:
+    """The fit of that name, if there is to be one; factors of another model are refused."""
+    if fit_id is None:
+        return None
+    fit = read_fit(store, fit_id)
     found = model_fingerprint(model)
     if fit.made_from["model"] != found:
         raise MismatchError(
@@ -80,3 +97,17 @@ def require_fit_of(fit: Fit, model: Path) -> None:
             found=f"model {found} in {model}",
             remedy="Fit again: headwater fit --store PATH --model MODEL",
         )
+    return fit
+
+
+def rank_notes(fit: Fit | None) -> dict[str, str]:
+    """What the coverage table must say of modules whose covariances lack a tenth of their width or more."""
+    notes = {}
+    for entry in fit.modules if fit else ():
+        width_in, width_out = entry["d_in"] + entry["bias"], entry["d_out"]
+        if entry["input_rank"] < 0.9 * width_in or entry["output_rank"] < 0.9 * width_out:
+            notes[entry["name"]] = (
+                f"; {fit.n_sequences:,} fitted sequences span {entry['input_rank']:,} of {width_in:,} input and "
+                f"{entry['output_rank']:,} of {width_out:,} output directions: in the others the damping stands alone"
+            )
+    return notes

@@ -47,14 +47,14 @@ class Run:
 
     def scoring(self, fit_id: str | None) -> Scoring:
         """What the scoring stages need to know, once the factors are there."""
-        curvature = fit_id or digest_of([self.facts.model_fingerprint, self.facts.corpus_fingerprint, self.modules])
+        unfitted = [self.facts.model_fingerprint, self.facts.corpus_fingerprint, self.modules]
         return Scoring(
             self.store,
             self.run_id,
             self.model,
             self.modules,
             fit_id,
-            metric_id(curvature, self.method.method, self.method.damping),
+            metric_id(fit_id, unfitted, self.method.method, self.method.damping),
             self.method.method,
             self.scoring_methods,
             self.method.damping,

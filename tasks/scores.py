@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,27 +11,28 @@ import torch
 
 from storage.checkpoints import context_length, load_model, load_tokenizer
 from storage.database import part_view, query, session
-from storage.factors import read_fit
+from storage.factors import Fit
 from storage.prompts import Prompt
 from storage.sequences import read_tokens
 from storage.staging import has_staged, staged_tensors_path, staged_writer, view_staged
-from storage.tables import write_part
-from storage.tensors import read_tensors
+from storage.tensors import read_tensors, tensor_names
 from tasks.compute import dtype_of
 from tasks.fanout import Workers, fan_out
 from tasks.influence.batches import TokenSequence, batches
-from tasks.influence.compression import LowRank
+from tasks.influence.compression import Compressed, restore
+from tasks.influence.footprint import metric_bytes, module_groups
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import true_token_loss
 from tasks.influence.queries import encode_query, preconditioned_gradients
 from tasks.influence.scores import pairwise_scores, token_scores
 from tasks.influence.sweep import sweep
-from tasks.metrics import load_metrics
+from tasks.machine import matrix_budget
+from tasks.metrics import fit_of, load_metric
 from tasks.scoring import Scoring
+from tasks.selves import load_metrics, squared_norms, unknown_sequences, write_self_influences
 from tasks.stage import stage
 
 BLOCK = 512  # candidate sequences per job: the unit of resumption
-QUERIES = 8  # queries per exact job: bounds the full-rank query gradients in memory
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class BlockJob:
 
 @dataclass(frozen=True)
 class ExactJob:
-    """The top sequences of a few queries."""
+    """The top sequences of one query: its full-rank gradient is all that a worker holds beside the model."""
 
     scoring: Scoring
-    block: int
-    prompts: tuple[Prompt, ...]
-    pairs: tuple[tuple[str, int], ...]  # (query_id, sequence_id)
+    part: str
+    prompt: Prompt
+    sequence_ids: tuple[int, ...]
 
 
 @stage("scores")
@@ -75,40 +77,55 @@ def score_tokens(scoring: Scoring, workers: Workers) -> None:
             factors_id=scoring.factors_id,
             k=scoring.rescore,
         ).to_pylist()
-    jobs = []
-    for start in range(0, len(scoring.prompts), QUERIES):
-        prompts = scoring.prompts[start : start + QUERIES]
-        ids = {prompt.query_id for prompt in prompts}
-        pairs = tuple((row["query_id"], row["sequence_id"]) for row in top if row["query_id"] in ids)
-        jobs.append(ExactJob(scoring, len(jobs), prompts, pairs))
+    asked: dict[str, list[int]] = {}
+    for row in top:
+        asked.setdefault(row["query_id"], []).append(row["sequence_id"])
+    jobs = [
+        ExactJob(scoring, str(k), prompt, tuple(sorted(asked.get(prompt.query_id, []))))
+        for k, prompt in enumerate(scoring.prompts)
+    ]
     fan_out(workers.model, score_exactly, jobs, "token scores", workers.model_resources)
 
 
 def score_block(job: BlockJob) -> None:
-    """Score one block of sequences against all queries of all methods, in one pass of the model."""
+    """Score one block of sequences against all queries of all methods, in one pass of the model per module group.
+
+    Where memory holds the factors of all modules there is one group; no number depends on the grouping.
+    """
     scoring, store = job.scoring, job.scoring.store
     if has_staged(store, scoring.run_id, "scored", str(job.block)):
         return
     network = load_model(scoring.model)
     modules = select_modules(network, scoring.modules)
-    queries = _stacked_queries(scoring, len(modules), network.device)
-    unknown = _without_self_influence(job)
-    metrics = (
-        _metrics(scoring, modules, network.device) if len(unknown) else {}
-    )  # a pass over known sequences needs no factors
+    unknown = unknown_sequences(scoring.curvature, job.sequence_ids)
+    # A pass over sequences whose self-influence is known needs no factors.
+    sizes = [metric_bytes(m) if len(unknown) else 0 for m in modules]
+    order: np.ndarray = np.array([])
+    scores, selves = [], 0.0
+    for group in module_groups(sizes, matrix_budget()):
+        order, found, norms = _score_group(job, network, [modules[k] for k in group], group, bool(len(unknown)))
+        scores.append(found)
+        selves = selves + norms
+    if len(unknown):
+        new = np.isin(order, unknown)
+        write_self_influences(scoring.curvature, f"{scoring.run_id}-{job.block}", order[new], selves[:, new])
+    _write_scores(job, order, np.concatenate(scores))
+
+
+def _score_group(job: BlockJob, network, modules: list[TrackedModule], numbers: list[int], with_selves: bool):
+    """Sequence ids in the order of the pass, scores [module, query, sequence], squared norms [2, sequence]."""
+    scoring = job.scoring
+    queries = _compressed_queries(scoring, numbers, network.device)
+    metrics = load_metrics(scoring.curvature, modules, network.device) if with_selves else {}
     scores, selves, order = [], [], []
     for batch, calls in _passes(scoring, network, modules, job.sequence_ids, dtype_of(scoring.compute)):
         order.extend(batch.sequence_ids.tolist())
         uses = [(calls[module.name], module) for module in modules]
         scores.append(torch.stack([pairwise_scores(c, m, q) for (c, m), q in zip(uses, queries, strict=True)]).cpu())
         if metrics:
-            norms = [metrics[m.name].squared_norms(c, m) for c, m in uses]
-            both = torch.stack([sum(n.metric for n in norms), sum(n.euclidean for n in norms)])
-            selves.append(both.cpu())
-    sequence_ids = np.array(order)
-    if selves:
-        _write_selves(job, sequence_ids, torch.cat(selves, dim=1).double().numpy(), unknown)
-    _write_scores(job, sequence_ids, torch.cat(scores, dim=2).numpy())
+            selves.append(squared_norms(metrics, calls, modules))
+    norms = torch.cat(selves, dim=1).numpy() if selves else np.zeros((2, len(order)))
+    return np.array(order), torch.cat(scores, dim=2).numpy(), norms
 
 
 def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_ids, precision: torch.dtype):
@@ -118,54 +135,16 @@ def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_id
     return sweep(network, modules, stream, true_token_loss, precision)
 
 
-def _stacked_queries(scoring: Scoring, n_modules: int, device: torch.device) -> list[LowRank]:
+def _compressed_queries(scoring: Scoring, numbers: list[int], device: torch.device) -> list[Compressed]:
     """Per module, the queries of all methods one after another."""
-    tensors = read_tensors(staged_tensors_path(scoring.store, scoring.run_id, "query_gradients"))
-    sides = {
-        side: [
-            torch.cat([tensors[f"{method}.{k}.{side}"] for method in scoring.methods]).to(device)
-            for k in range(n_modules)
-        ]
-        for side in ("left", "right")
-    }
-    return [
-        LowRank(left, right, left.new_zeros(len(left)))
-        for left, right in zip(sides["left"], sides["right"], strict=True)
-    ]
-
-
-def _metrics(scoring: Scoring, modules: list[TrackedModule], device: torch.device):
-    fit = read_fit(scoring.store, scoring.fit_id) if scoring.fit_id else None
-    return load_metrics(scoring.store, fit, scoring.model, modules, scoring.method, scoring.damping, device)
-
-
-def _without_self_influence(job: BlockJob) -> np.ndarray:
-    with session(job.scoring.store) as connection:
-        known = query(
-            connection,
-            "scores/known_self_influences",
-            factors_id=job.scoring.factors_id,
-            first=min(job.sequence_ids),
-            last=max(job.sequence_ids),
-        )
-    return np.setdiff1d(np.array(job.sequence_ids), known["sequence_id"].to_numpy())
-
-
-def _write_selves(job: BlockJob, sequence_ids: np.ndarray, norms: np.ndarray, unknown: np.ndarray) -> None:
-    new = np.isin(sequence_ids, unknown)
-    columns = {
-        "factors_id": [job.scoring.factors_id] * int(new.sum()),
-        "sequence_id": sequence_ids[new],
-        "self_influence": norms[0, new],
-        "gradient_norm": np.sqrt(norms[1, new]),
-    }
-    write_part(
-        job.scoring.store,
-        "self_influences",
-        job.scoring.factors_id,
-        f"{job.scoring.run_id}-{job.block}",
-        columns=columns,
-    )
+    path = staged_tensors_path(scoring.store, scoring.run_id, "query_gradients")
+    names = tensor_names(path)
+    found = []
+    for k in numbers:
+        mine = [name for name in names if name.startswith(f"{k}.")]
+        tensors = read_tensors(path, mine)
+        found.append(restore({name.split(".")[1]: tensor.to(device) for name, tensor in tensors.items()}))
+    return found
 
 
 def _write_scores(job: BlockJob, sequence_ids: np.ndarray, scores: np.ndarray) -> None:
@@ -200,80 +179,77 @@ def _write_scores(job: BlockJob, sequence_ids: np.ndarray, scores: np.ndarray) -
 
 
 def score_exactly(job: ExactJob) -> None:
-    """Score the top sequences of a few queries with full-rank query gradients, split by position."""
+    """Score the top sequences of one query with its full-rank gradient, split by position."""
     scoring, store = job.scoring, job.scoring.store
-    if has_staged(store, scoring.run_id, "exact_layers", str(job.block)) or not job.pairs:
+    if has_staged(store, scoring.run_id, "exact_layers", job.part) or not job.sequence_ids:
         return
     network, tokenizer = load_model(scoring.model), load_tokenizer(scoring.model)
     modules = select_modules(network, scoring.modules)
-    context = context_length(scoring.model)
-    encoded = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in job.prompts]
-    gradients = preconditioned_gradients(network, modules, encoded, _metrics(scoring, modules, network.device))
-    wanted: dict[int, list[int]] = {}
-    position = {prompt.query_id: q for q, prompt in enumerate(job.prompts)}
-    for query_id, sequence_id in job.pairs:
-        wanted.setdefault(sequence_id, []).append(position[query_id])
+    prompt = job.prompt
+    encoded = encode_query(tokenizer, prompt.prompt, prompt.completion, context_length(scoring.model), prompt.query_id)
+    metric_of = partial(_metric, scoring, fit_of(store, scoring.fit_id, scoring.model), network.device)
+    gradients = preconditioned_gradients(network, modules, [encoded], metric_of)
     text_of = _token_texts(tokenizer)
     with (
         # Closed in reverse order: the layers appear last and say that the tokens are there.
-        staged_writer(store, scoring.run_id, "exact_layers", str(job.block)) as layers_part,
-        staged_writer(store, scoring.run_id, "exact_tokens", str(job.block)) as tokens_part,
+        staged_writer(store, scoring.run_id, "exact_layers", job.part) as layers_part,
+        staged_writer(store, scoring.run_id, "exact_tokens", job.part) as tokens_part,
     ):
         # Few sequences: float32 whatever the policy, so that what is called exact is.
-        for batch, calls in _passes(scoring, network, modules, sorted(wanted), torch.float32):
+        for batch, calls in _passes(scoring, network, modules, job.sequence_ids, torch.float32):
             for row, sequence_id in enumerate(batch.sequence_ids.tolist()):
-                asked = wanted[sequence_id]
                 length = int(batch.scored[row].nonzero()[-1]) + 2
                 shares = np.stack(
                     [
-                        token_scores(calls[m.name], m, row, gradients[m.name][asked])[:, :length]
-                        .double().cpu().numpy()
+                        token_scores(calls[m.name], m, row, gradients[m.name])[0, :length].double().cpu().numpy()
                         for m in modules
                     ]
-                )  # fmt: skip
-                names = [job.prompts[q].query_id for q in asked]
+                )
                 ids = batch.token_ids[row, :length].tolist()
-                layers_part.append_table(_layer_rows(names, sequence_id, shares))
+                layers_part.append_table(_layer_rows(prompt.query_id, sequence_id, shares))
                 tokens_part.append_table(
-                    _token_rows(names, sequence_id, shares, modules, ids, [text_of(i) for i in ids])
+                    _token_rows(prompt.query_id, sequence_id, shares, modules, ids, [text_of(i) for i in ids])
                 )
 
 
-def _layer_rows(names: list[str], sequence_id: int, shares: np.ndarray) -> pa.Table:
-    m, q, _ = shares.shape
+def _metric(scoring: Scoring, fit: Fit | None, device: torch.device, module: TrackedModule):
+    return load_metric(scoring.store, fit, module, scoring.method, scoring.damping, device)
+
+
+def _layer_rows(query_id: str, sequence_id: int, shares: np.ndarray) -> pa.Table:
+    m = len(shares)
     return pa.table(
         {
-            "query_id": names * m,
-            "sequence_id": np.full(m * q, sequence_id),
-            "module": np.repeat(np.arange(m, dtype=np.int16), q),
-            "influence": shares.sum(-1).ravel(),
+            "query_id": [query_id] * m,
+            "sequence_id": np.full(m, sequence_id),
+            "module": np.arange(m, dtype=np.int16),
+            "influence": shares.sum(-1),
         }
     )
 
 
 def _token_rows(
-    names: list[str],
+    query_id: str,
     sequence_id: int,
     shares: np.ndarray,
     modules: list[TrackedModule],
     ids: list[int],
     texts: list[str],
 ) -> pa.Table:
-    """Rows by (query, layer, position); the modules of one layer are summed."""
+    """Rows by (layer, position); the modules of one layer are summed."""
     layers = sorted({module.layer for module in modules})
     by_layer = np.stack(
-        [shares[[k for k, module in enumerate(modules) if module.layer == layer]].sum(0) for layer in layers],
-        axis=1,
+        [shares[[k for k, module in enumerate(modules) if module.layer == layer]].sum(0) for layer in layers]
     )
-    q, n_layers, t = by_layer.shape
+    n_layers, t = by_layer.shape
     return pa.table(
         {
-            "query_id": pa.array(np.repeat(np.array(names, dtype=object), n_layers * t)),
-            "sequence_id": np.full(q * n_layers * t, sequence_id),
-            "layer": np.tile(np.repeat(np.array(layers, dtype=np.int32), t), q),
-            "position": np.tile(np.arange(t, dtype=np.int32), q * n_layers),
-            "token_id": np.tile(np.array(ids, dtype=np.int32), q * n_layers),
-            "token": texts * (q * n_layers),
+            "query_id": [query_id] * (n_layers * t),
+            "sequence_id": np.full(n_layers * t, sequence_id),
+            "layer": np.repeat(np.array(layers, dtype=np.int32), t),
+            "position": np.tile(np.arange(t, dtype=np.int32), n_layers),
+            "token_id": np.tile(np.array(ids, dtype=np.int32), n_layers),
+            "token": texts * n_layers,
             "influence": by_layer.ravel(),
         }
     )

@@ -9,6 +9,7 @@ from storage.prompts import Prompt
 from storage.store import Store
 from tasks.compute import ComputeParameters
 from tasks.metrics import Damping
+from tasks.selves import Curvature
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,17 @@ class Scoring:
     rescore: int
     compute: ComputeParameters
     prompts: tuple[Prompt, ...]
+
+    @property
+    def curvature(self) -> Curvature:
+        """What the self-influences of this run depend on."""
+        return Curvature(
+            self.store,
+            self.model,
+            self.modules,
+            self.fit_id,
+            self.factors_id,
+            self.method,
+            self.damping,
+            self.compute,
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from types import SimpleNamespace
 
@@ -25,9 +26,15 @@ from transformers import (
 )
 
 from tasks.influence.batches import Batch, TokenSequence, batches
+from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.capture import Call
+from tasks.influence.compression import low_rank
+from tasks.influence.covariance import CovarianceSums, covariance_sums
+from tasks.influence.ekfac import Eigenbasis, Metric, eigenbasis, eigenvalue_sums
 from tasks.influence.modules import TrackedModule
-from tasks.influence.objectives import true_token_loss
+from tasks.influence.objectives import sampled_token_loss, true_token_loss
+from tasks.influence.queries import preconditioned_gradients
+from tasks.influence.scores import pairwise_scores
 from tasks.influence.sweep import Calls, sweep
 
 
@@ -49,36 +56,48 @@ def gpt2(seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
 
 
 @cache
-def neox(seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """nn.Linear with biases, attention and MLP in parallel, rotary positions on half of each head."""
+def neox(seed: int = 0, dtype: torch.dtype = torch.float64, bias: bool = True, size: int = 1) -> PreTrainedModel:
+    """nn.Linear with biases, attention and MLP in parallel, rotary positions on half of each head.
+
+    Without `bias` its attention has none; its MLP always has. `size` multiplies the widths.
+    """
     config = GPTNeoXConfig(
         num_hidden_layers=2,
-        hidden_size=8,
+        hidden_size=8 * size,
         num_attention_heads=2,
-        intermediate_size=12,
+        intermediate_size=12 * size,
         vocab_size=19,
         max_position_embeddings=24,
         rotary_pct=0.5,
+        attention_bias=bias,
     )
     return frozen(GPTNeoXForCausalLM(config), seed, dtype)
 
 
 @cache
-def llama(seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """nn.Linear without biases, a gated MLP, fewer key heads than query heads."""
+def llama(seed: int = 0, dtype: torch.dtype = torch.float64, bias: bool = False, size: int = 1) -> PreTrainedModel:
+    """nn.Linear without biases unless asked for, a gated MLP, fewer key heads than query heads."""
     config = LlamaConfig(
         num_hidden_layers=2,
-        hidden_size=8,
+        hidden_size=8 * size,
         num_attention_heads=2,
         num_key_value_heads=1,
-        intermediate_size=12,
+        intermediate_size=12 * size,
         vocab_size=23,
         max_position_embeddings=24,
+        attention_bias=bias,
+        mlp_bias=bias,
     )
     return frozen(LlamaForCausalLM(config), seed, dtype)
 
 
 FAMILIES: dict[str, Callable[..., PreTrainedModel]] = {"gpt2": gpt2, "neox": neox, "llama": llama}
+# Every kind of matrix there is: transformers' Conv1D always has a bias, nn.Linear with and without.
+BIASES: dict[str, Callable[..., PreTrainedModel]] = {
+    **FAMILIES,
+    "neox, attention without bias": partial(neox, bias=False),
+    "llama with bias": partial(llama, bias=True),
+}
 
 
 class Toy(nn.Module):
@@ -166,6 +185,66 @@ def passes(
 ) -> list[tuple[Batch, Calls]]:
     """All batches of a sweep at once."""
     return list(sweep(model, modules, batches(sequences, batch_size), objective or true_token_loss))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Sums, eigenbasis and Λ of each module, from one corpus."""
+
+    sums: dict[str, CovarianceSums]
+    bases: dict[str, Eigenbasis]
+    eigenvalues: dict[str, Tensor]
+
+    def metrics(self, damping: float) -> dict[str, Metric]:
+        """(G + λI)⁻¹ of each module under one absolute damping."""
+        return {
+            name: Metric(basis.out, basis.inp, self.eigenvalues[name], damping) for name, basis in self.bases.items()
+        }
+
+
+def fit(
+    model: nn.Module,
+    modules: list[TrackedModule],
+    sequences: Sequence[TokenSequence],
+    batch_size: int = 4,
+    labels: int | None = None,
+) -> Fit:
+    """EK-FAC on true labels, or on those drawn under a seed."""
+    objective = None if labels is None else partial(sampled_token_loss, seed=labels)
+    return fit_passes(passes(model, modules, sequences, batch_size, objective), modules)
+
+
+def fit_passes(swept: list[tuple[Batch, Calls]], modules: list[TrackedModule]) -> Fit:
+    """EK-FAC of what a sweep has given."""
+    sums = covariance_sums(swept, modules)
+    bases = {name: eigenbasis(total) for name, total in sums.items()}
+    totals = eigenvalue_sums(swept, modules, bases)
+    return Fit(sums, bases, {name: total / sums[name].sequences for name, total in totals.items()})
+
+
+def influences(
+    model: nn.Module,
+    modules: list[TrackedModule],
+    queries: Sequence[TokenSequence],
+    sequences: Sequence[TokenSequence],
+    metrics: dict[str, Metric],
+    batch_size: int = 4,
+) -> dict[str, Tensor]:
+    """Scores [query, sequence] of each module by the code's own path, sequences in the order given."""
+    v = preconditioned_gradients(model, modules, queries, lambda module: metrics[module.name])
+    column = {s.sequence_id: k for k, s in enumerate(sequences)}
+    found = {module.name: torch.full((len(queries), len(sequences)), torch.nan) for module in modules}
+    for batch, calls in passes(model, modules, sequences, batch_size):
+        columns = [column[s] for s in batch.sequence_ids.tolist()]
+        for module in modules:
+            full_rank = low_rank(partial(iter, v[module.name]), rank=max(module.d_out, module.columns))
+            found[module.name][:, columns] = pairwise_scores(calls[module.name], module, full_rank)
+    return found
+
+
+def one_block(matrix: Tensor) -> BlockDiagonal:
+    """An ordinary matrix as a block-diagonal one."""
+    return BlockDiagonal((matrix,))
 
 
 def tracked(d_out: int, d_in: int, bias: bool = False, name: str = "m") -> TrackedModule:

@@ -8,6 +8,7 @@ Letters: i homogeneous input width, o output width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tasks.influence.batches import Batch
+from tasks.influence.block_diagonal import BlockDiagonal, zeros
 from tasks.influence.gradients import scored_positions
 from tasks.influence.modules import TrackedModule
 from tasks.influence.sweep import Calls
@@ -35,30 +37,34 @@ class CovarianceSums:
     A module that is called twice in a pass has every position twice.
     """
 
-    inputs: Float[Tensor, "i i"]
-    deltas: Float[Tensor, "o o"]
+    inputs: BlockDiagonal  # [i, i]
+    deltas: BlockDiagonal  # [o, o]
     positions: int = 0
     sequences: int = 0
 
 
-def covariance_sums(passes: Iterable[tuple[Batch, Calls]], modules: list[TrackedModule]) -> dict[str, CovarianceSums]:
-    """Sum the outer products of a sweep, module by module, in float32."""
+def covariance_sums(
+    passes: Iterable[tuple[Batch, Calls]], modules: list[TrackedModule], blocks: int = 1
+) -> dict[str, CovarianceSums]:
+    """Sum the outer products of a sweep, module by module, in float32; `blocks` diagonal blocks of each matrix."""
     sums: dict[str, CovarianceSums] = {}
     for batch, calls in passes:
         for module in modules:
             a, d = scored_positions(calls[module.name], module, batch)
             if module.name not in sums:
-                shapes = (module.columns, module.d_out)
-                sums[module.name] = CovarianceSums(*(torch.zeros(n, n, device=d.device) for n in shapes))
+                sums[module.name] = CovarianceSums(
+                    zeros(module.columns, blocks, d.device), zeros(module.d_out, blocks, d.device)
+                )
             total = sums[module.name]
-            # Products in float32 whatever the pass: small eigenvalues are differences of large entries.
-            _add_upper_gram(total.inputs, a.float())
-            _add_upper_gram(total.deltas, d.float())
+            for matrix, x in ((total.inputs, a), (total.deltas, d)):
+                for block, part in zip(matrix.blocks, x.split([len(b) for b in matrix.blocks], dim=1), strict=True):
+                    # Products in float32 whatever the pass: small eigenvalues are differences of large entries.
+                    _add_upper_gram(block, part.float())
             total.positions += len(a)
             total.sequences += len(batch.sequence_ids)
     for total in sums.values():
-        for matrix in (total.inputs, total.deltas):
-            matrix.copy_(matrix.triu() + matrix.triu(1).T)
+        for block in (*total.inputs.blocks, *total.deltas.blocks):
+            block.copy_(block.triu() + block.triu(1).T)
     return sums
 
 
@@ -77,10 +83,14 @@ def _add_upper_gram(total: Float[Tensor, "d d"], x: Float[Tensor, "n d"]) -> Non
 
 def add_covariances(parts: Iterable[CovarianceSums]) -> CovarianceSums:
     """The sums of several parts of a corpus as one, added in float64 so that the number of parts does not show."""
-    parts = list(parts)
-    return CovarianceSums(
-        torch.stack([p.inputs for p in parts]).double().sum(0),
-        torch.stack([p.deltas for p in parts]).double().sum(0),
-        sum(p.positions for p in parts),
-        sum(p.sequences for p in parts),
-    )
+    parts = iter(parts)
+    first = next(parts)
+    total = CovarianceSums(first.inputs.to(torch.float64), first.deltas.to(torch.float64))
+    for part in itertools.chain([first], parts):  # one part beside the total in memory, however many there are
+        if part is not first:
+            for mine, theirs in ((total.inputs, part.inputs), (total.deltas, part.deltas)):
+                for block, other in zip(mine.blocks, theirs.blocks, strict=True):
+                    block.add_(other)
+        total.positions += part.positions
+        total.sequences += part.sequences
+    return total

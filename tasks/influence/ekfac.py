@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tasks.influence.batches import Batch
+from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.capture import Call
 from tasks.influence.covariance import CovarianceSums
 from tasks.influence.errors import InfluenceError
@@ -36,9 +37,14 @@ if TYPE_CHECKING:
 class Eigenbasis:
     """Q_S and Q_A of one module, with K-FAC's eigenvalues of one whole sequence."""
 
-    out: Float[Tensor, "o o"]
-    inp: Float[Tensor, "i i"]
+    out: BlockDiagonal  # [o, o]
+    inp: BlockDiagonal  # [i, i]
     kfac_eigenvalues: Float[Tensor, "o i"]
+    ranks: tuple[int, int]  # of S and of A, up to float32's rounding of their sums
+
+    def to(self, device: torch.device | str) -> Eigenbasis:
+        """The same basis on another device."""
+        return Eigenbasis(self.out.to(device), self.inp.to(device), self.kfac_eigenvalues.to(device), self.ranks)
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,16 @@ class SquaredNorms:
 class Metric:
     """(G + λI)⁻¹ of one module, G = Q diag(Λ) Qᵀ; every method of the family differs in Q and Λ only."""
 
-    out: Float[Tensor, "o o"]
-    inp: Float[Tensor, "i i"]
+    out: BlockDiagonal  # [o, o]
+    inp: BlockDiagonal  # [i, i]
     eigenvalues: Float[Tensor, "o i"]
     damping: float
 
     def precondition(self, gradient: Float[Tensor, "*q o i"]) -> Float[Tensor, "*q o i"]:
         """(G + λI)⁻¹ applied to gradients."""
-        rotated = self.out.T @ gradient @ self.inp
-        return self.out @ (rotated / (self.eigenvalues + self.damping)) @ self.inp.T
+        rotated = self.out.right(self.inp.right(gradient).mT).mT
+        scaled = rotated / (self.eigenvalues + self.damping)
+        return self.out.right_transposed(self.inp.right_transposed(scaled).mT).mT
 
     def squared_norms(self, calls: list[Call], module: TrackedModule) -> SquaredNorms:
         """∇W_zᵀ (G + λI)⁻¹ ∇W_z and ‖∇W_z‖² of each sequence; a rotation keeps the latter."""
@@ -98,11 +105,30 @@ def eigenbasis(sums: CovarianceSums) -> Eigenbasis:
     """Eigendecompose A and S in float64, because small eigenvalues are differences of large sums."""
     if sums.positions == 0:
         raise InfluenceError("covariances: expected at least one scored position, found none. Fit on more sequences.")
-    values_in, q_in = torch.linalg.eigh(sums.inputs.double() / sums.positions)
-    values_out, q_out = torch.linalg.eigh(sums.deltas.double() / sums.positions)
-    per_sequence = sums.positions / sums.sequences
-    values = torch.outer(values_out.clamp_min(0), values_in.clamp_min(0)) * per_sequence
-    return Eigenbasis(q_out.float(), q_in.float(), values.float())
+    values_in, q_in = _eigh(sums.inputs, sums.positions)
+    values_out, q_out = _eigh(sums.deltas, sums.positions)
+    values = torch.outer(values_out, values_in) * (sums.positions / sums.sequences)
+    return Eigenbasis(q_out, q_in, values.float(), (_rank(values_out), _rank(values_in)))
+
+
+def _eigh(total: BlockDiagonal, positions: int) -> tuple[Float[Tensor, "d"], BlockDiagonal]:
+    """Eigenvalues of the mean, none below zero, and the eigenvectors as columns, block by block."""
+    values, vectors = [], []
+    for block in total.blocks:
+        if not torch.isfinite(block).all():
+            raise InfluenceError(
+                "covariances: expected finite sums, found NaN or infinity: inputs or output gradients pass what "
+                "float32 holds. Check the model's weights, or leave the module out of --modules."
+            )
+        found, q = torch.linalg.eigh(block.double() / positions)
+        values.append(found.clamp_min(0))
+        vectors.append(q.float())
+    return torch.cat(values), BlockDiagonal(tuple(vectors))
+
+
+def _rank(values: Float[Tensor, "d"]) -> int:
+    """How many eigenvalues stand above the rounding of float32 sums."""
+    return int((values > values.max() * len(values) * torch.finfo(torch.float32).eps).sum())
 
 
 def eigenvalue_sums(
@@ -118,12 +144,12 @@ def eigenvalue_sums(
     return sums
 
 
-def relative_damping(eigenvalues: Float[Tensor, "o i"], factor: float) -> float:
+def relative_damping(eigenvalues: Float[Tensor, "o i"], factor: float, module: str = "of the fit") -> float:
     """λ = factor · mean(Λ); Grosse et al. 2023 take .1."""
-    damping = factor * float(eigenvalues.double().mean())
-    if not damping > 0:
+    mean = float(eigenvalues.double().mean())
+    if not mean > 0:
         raise InfluenceError(
-            f"damping: expected mean(Λ) > 0 to scale {factor} by, found {damping / factor if factor else 0}. "
-            "The fitted gradients vanish: check the model, or give an absolute damping."
+            f"damping of module {module}: expected mean(Λ) > 0 to scale {factor} by, found {mean}: no fitted sequence "
+            "has a usable gradient there. Leave the module out of --modules, or give an absolute damping."
         )
-    return damping
+    return factor * mean

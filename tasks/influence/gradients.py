@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.influence.batches import Batch
+from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.capture import Call
 from tasks.influence.modules import TrackedModule
 
@@ -50,23 +51,23 @@ def sequence_gradients(calls: list[Call], module: TrackedModule) -> Float[Tensor
 
 
 def rotated_gradients(
-    calls: list[Call], module: TrackedModule, q_out: Float[Tensor, "o o"], q_in: Float[Tensor, "i i"]
+    calls: list[Call], module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal
 ) -> Float[Tensor, "b o i"]:
     """Q_outᵀ ∇W Q_in of each sequence.
 
     A side is rotated before the sum over positions, for t·o² (or t·i²) multiplications per sequence, or after
-    it, for o²·i (or o·i²): before while t < i (or t < o).
+    it, for o²·i (or o·i²): before while t < i (or t < o). Blocks divide both by their number.
     """
     parts = []
     for call in calls:
         t, dtype = call.deltas.shape[1], call.deltas.dtype
         out, inp = q_out.to(dtype), q_in.to(dtype)
         deltas, inputs = call.deltas, inputs_of(call, module)
-        left = deltas @ out if t < module.columns else deltas
-        right = inputs @ inp if t < module.d_out else inputs
+        left = out.right(deltas) if t < module.columns else deltas
+        right = inp.right(inputs) if t < module.d_out else inputs
         gradient = torch.bmm(left.transpose(1, 2), right)
-        gradient = gradient if t < module.columns else out.T @ gradient
-        parts.append((gradient if t < module.d_out else gradient @ inp).float())
+        gradient = gradient if t < module.columns else out.right(gradient.mT).mT
+        parts.append((gradient if t < module.d_out else inp.right(gradient)).float())
     return _total(parts)
 
 

@@ -49,18 +49,17 @@ def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Ten
 def sample_labels(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Int[Tensor, "b t"]:
     """One token per position from softmax(logits), by inverting the cumulative distribution."""
     cumulative = torch.softmax(logits.float(), dim=-1).cumsum(dim=-1)
-    draws = uniforms(batch.sequence_ids, logits.shape[1], seed).to(cumulative.dtype)
+    draws = uniforms(batch.sequence_ids, batch.positions, seed).to(cumulative.dtype)
     total = cumulative[..., -1]
     # Rounded to float32 a draw may reach 1; held under the total, it still falls on a possible token.
     wanted = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, wanted[..., None].contiguous(), right=True)[..., 0]
 
 
-def uniforms(sequence_ids: Int[Tensor, "b"], length: int, seed: int) -> Float[Tensor, "b t"]:
+def uniforms(sequence_ids: Int[Tensor, "b"], positions: Int[Tensor, "b t"], seed: int) -> Float[Tensor, "b t"]:
     """Uniform numbers in [0, 1), a pure function of (seed, sequence, position): SplitMix64 as a counter hash."""
-    positions = torch.arange(length, device=sequence_ids.device)
     key = splitmix64(splitmix64(torch.full_like(sequence_ids, seed)) ^ sequence_ids)
-    return _shift(splitmix64(key[:, None] ^ splitmix64(positions)[None, :]), 11).double() * 2.0**-53
+    return _shift(splitmix64(key[:, None] ^ splitmix64(positions)), 11).double() * 2.0**-53
 
 
 def splitmix64(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:

@@ -9,7 +9,7 @@ Letters: q queries, o output width, i homogeneous input width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.influence.batches import TokenSequence, collate
+from tasks.influence.capture import Call
 from tasks.influence.ekfac import IdentityMetric, Metric
 from tasks.influence.errors import InfluenceError
 from tasks.influence.gradients import sequence_gradients
@@ -61,21 +62,39 @@ def log_probability(model: PreTrainedModel, query: TokenSequence) -> float:
     """log p(completion | prompt), in nats."""
     with torch.no_grad():
         batch = collate([query], model.device)
-        return float(log_probabilities(model(input_ids=batch.token_ids, use_cache=False).logits, batch))
+        return float(log_probabilities(model(**batch.model_inputs, use_cache=False).logits, batch))
+
+
+def query_calls(
+    model: PreTrainedModel, modules: list[TrackedModule], queries: Sequence[TokenSequence]
+) -> dict[str, list[list[Call]]]:
+    """Inputs and output gradients of each query by module, in float32 whatever the policy: queries are short and few.
+
+    They are the query gradients before any curvature, at rank t: t·(o + i) numbers per query and module.
+    """
+    found: dict[str, list[list[Call]]] = {module.name: [] for module in modules}
+    # One query per pass, so that each gets the same numbers whatever the others are.
+    batches = (collate([query], model.device) for query in queries)
+    for _, calls in sweep(model, modules, batches, true_token_loss):
+        for module in modules:
+            found[module.name].append(calls[module.name])
+    return found
+
+
+def preconditioned(
+    calls: Iterable[list[Call]], module: TrackedModule, metric: Metric | IdentityMetric
+) -> Iterator[Float[Tensor, "o i"]]:
+    """(G + λI)⁻¹ ∇L_q of one module, query by query."""
+    for uses in calls:
+        yield metric.precondition(sequence_gradients(uses, module)[0])
 
 
 def preconditioned_gradients(
     model: PreTrainedModel,
     modules: list[TrackedModule],
     queries: Sequence[TokenSequence],
-    metrics: dict[str, Metric | IdentityMetric],
+    metric_of: Callable[[TrackedModule], Metric | IdentityMetric],
 ) -> dict[str, Float[Tensor, "q o i"]]:
-    """(G + λI)⁻¹ ∇L_q of each query and module, in float32 whatever the policy: a query is one short pass."""
-    found: dict[str, list[Tensor]] = {module.name: [] for module in modules}
-    # One query per pass: queries are few, and so each gets the same numbers whatever the others are.
-    batches = (collate([query], model.device) for query in queries)
-    for _, calls in sweep(model, modules, batches, true_token_loss):
-        for module in modules:
-            gradient = sequence_gradients(calls[module.name], module)[0]
-            found[module.name].append(metrics[module.name].precondition(gradient))
-    return {name: torch.stack(gradients) for name, gradients in found.items()}
+    """(G + λI)⁻¹ ∇L_q of every module at once, o·i numbers each; one metric is held at a time."""
+    calls = query_calls(model, modules, queries)
+    return {m.name: torch.stack(list(preconditioned(calls[m.name], m, metric_of(m)))) for m in modules}

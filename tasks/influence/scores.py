@@ -14,25 +14,18 @@ import torch
 from torch import Tensor
 
 from tasks.influence.capture import Call
-from tasks.influence.compression import LowRank
-from tasks.influence.gradients import homogeneous, inputs_of, sequence_gradients
+from tasks.influence.compression import Compressed, LowRank, SharedSubspace
+from tasks.influence.gradients import homogeneous, inputs_of
 from tasks.influence.modules import TrackedModule
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-def pairwise_scores(calls: list[Call], module: TrackedModule, queries: LowRank) -> Float[Tensor, "q b"]:
-    """⟨V_q, ∇W_z⟩ of every query with every sequence of a batch.
-
-    Materialising ∇W costs t·o·i + q·o·i multiplications per sequence; contracting positions with the
-    factors costs t·q·r·(o + i). The cheaper is taken.
-    """
-    t, o, i = calls[0].deltas.shape[1] * len(calls), module.d_out, module.columns
-    q, r = len(queries.left), queries.rank
-    if t * o * i + q * o * i <= t * q * r * (o + i):
-        return queries.dense.flatten(1) @ sequence_gradients(calls, module).flatten(1).T
-    return torch.stack([_contract(call, module, queries) for call in calls]).sum(0)
+def pairwise_scores(calls: list[Call], module: TrackedModule, queries: Compressed) -> Float[Tensor, "q b"]:
+    """⟨V_q, ∇W_z⟩ of every query with every sequence of a batch; tasks.influence.compression holds the costs."""
+    form = _contract if isinstance(queries, LowRank) else _project
+    return torch.stack([form(call, module, queries) for call in calls]).sum(0)
 
 
 def _contract(call: Call, module: TrackedModule, queries: LowRank) -> Float[Tensor, "q b"]:
@@ -43,6 +36,16 @@ def _contract(call: Call, module: TrackedModule, queries: LowRank) -> Float[Tens
     right = inputs_of(call, module) @ queries.right.transpose(0, 1).reshape(-1, q * r).to(dtype)
     b, t, _ = left.shape
     return (left * right).view(b, t, q, r).sum((1, 3), dtype=torch.float32).T
+
+
+def _project(call: Call, module: TrackedModule, queries: SharedSubspace) -> Float[Tensor, "q b"]:
+    # einsum("bto,op,bti,ij,qpj->qb"): the sequence's gradient in the subspace, then one product with all cores
+    dtype = call.deltas.dtype
+    left = call.deltas if queries.out is None else call.deltas @ queries.out.to(dtype)
+    inputs = inputs_of(call, module)
+    right = inputs if queries.inp is None else inputs @ queries.inp.to(dtype)
+    gradient = torch.bmm(left.mT, right).float()
+    return queries.cores.flatten(1) @ gradient.flatten(1).T
 
 
 def token_scores(

@@ -40,7 +40,7 @@ def sweep(
                 enabled=precision != torch.float32,
                 cache_enabled=False,
             ):
-                loss = objective(model(input_ids=batch.token_ids, use_cache=False).logits, batch)
+                loss = objective(model(**batch.model_inputs, use_cache=False).logits, batch)
             calls = captured.gradients(loss)
             _require_called(modules, calls)
             _require_finite(batch, calls)
@@ -57,17 +57,18 @@ def _require_called(modules: list[TrackedModule], calls: Calls) -> None:
 
 
 def _require_finite(batch: Batch, calls: Calls) -> None:
-    # One reduction per module and batch; only a failure pays for finding the sequence.
+    # Two reductions per module and batch; only a failure pays for finding the sequence.
     for name, uses in calls.items():
         for call in uses:
-            if not torch.isfinite(call.deltas.sum(dtype=torch.float32)):
-                bad = ~torch.isfinite(call.deltas).flatten(1).all(dim=1)
-                ids = batch.sequence_ids[bad].tolist() or batch.sequence_ids.tolist()
-                raise InfluenceError(
-                    f"module {name}: expected finite output gradients, found NaN or infinity for sequence "
-                    f"{ids[0]} ({len(ids)} of {len(batch.sequence_ids)} in its batch). "
-                    "Use --precision float32, or leave the sequence out with a candidate filter."
-                )
+            for kind, values in (("inputs", call.inputs), ("output gradients", call.deltas)):
+                if not torch.isfinite(values.sum(dtype=torch.float32)):
+                    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
+                    ids = batch.sequence_ids[bad].tolist() or batch.sequence_ids.tolist()
+                    raise InfluenceError(
+                        f"module {name}: expected finite {kind}, found NaN or infinity for sequence {ids[0]} "
+                        f"({len(ids)} of {len(batch.sequence_ids)} in its batch). "
+                        "Use --precision float32, or leave the sequence out with a candidate filter."
+                    )
 
 
 def native_precision(device: torch.device) -> torch.dtype:

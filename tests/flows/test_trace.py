@@ -20,6 +20,7 @@ from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
 from tasks.factors import FitParameters
 from tasks.gradients import MethodParameters
+from tasks.influence.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("prefect_db")
 
@@ -101,6 +102,93 @@ def test_layers_and_tokens_sum_to_exact_influences_through_sql(traced):
 def test_batch_size_does_not_show(tmp_path, gpt2, corpus, traced, batch_size):
     trace(parameters(tmp_path / "s", gpt2, corpus, batch_size=batch_size))
     assert largest_difference(tables(traced), tables(tmp_path / "s")) < 2e-5
+
+
+@pytest.fixture
+def one_module_at_a_time(monkeypatch):
+    from storage.settings import settings
+
+    with monkeypatch.context() as patch:
+        patch.setenv("HEADWATER_MATRIX_MEMORY_GIB", "1e-9")
+        settings.cache_clear()
+        yield
+    settings.cache_clear()
+
+
+def test_matrices_of_one_module_at_a_time_give_the_same_tables(
+    tmp_path, gpt2, corpus, traced, monkeypatch, one_module_at_a_time
+):
+    passes = []
+
+    def counting(model, modules, *rest):
+        passes.append(len(modules))
+        return sweep(model, modules, *rest)
+
+    monkeypatch.setattr("tasks.factors.sweep", counting)
+    trace(parameters(tmp_path / "s", gpt2, corpus))
+    assert passes == [1] * 8  # four modules, covariances and eigenvalues
+    assert largest_difference(tables(traced), tables(tmp_path / "s")) < 2e-6
+
+
+def test_full_rank_query_gradients_score_as_the_exact_ones(tmp_path, gpt2, corpus):
+    """No top sequence is scored again, so that every number comes from the factorised gradients."""
+    compressed, exact = tmp_path / "compressed", tmp_path / "exact"
+    trace(parameters(compressed, gpt2, corpus, method=MethodParameters(rank=4096, rescore=0)))
+    trace(parameters(exact, gpt2, corpus, method=MethodParameters(rank=1, rescore=1000)))
+    assert ask(compressed, "select count(*) filter (exact), max(residual) from influences, query_compressions") == [
+        (0, 0.0)
+    ]
+    assert ask(exact, "select bool_and(exact), min(residual) > 0.01 from influences, query_compressions") == [
+        (True, True)
+    ]
+    for name in ("influences", "layer_influences"):
+        keys, value, _ = TABLES[name]
+        found, expected = (ask(s, f"select {value} from {name} order by {keys}") for s in (compressed, exact))
+        scale = max(abs(v) for (v,) in expected)
+        assert max(abs(a - b) for (a,), (b,) in zip(found, expected, strict=True)) <= 1e-6 * scale
+
+
+def test_block_diagonal_covariances_change_the_scores_a_little(tmp_path, gpt2, corpus, traced):
+    store = shutil.copytree(traced, tmp_path / "s")
+    run = trace(parameters(store, gpt2, corpus, fit=FitParameters(blocks=2)))
+    first = ask(traced, "select run_id from runs order by finished_at limit 1")[0][0]
+    for _, n, pearson, spearman, _ in ask(store, f"from compare_runs('{first}', '{run}')"):
+        assert n > 10
+        assert 0.9 < spearman < 1.0
+        assert 0.9 < pearson < 1.0
+
+
+def test_a_fit_on_too_few_sequences_says_so_in_the_coverage(tmp_path, gpt2, corpus):
+    trace(parameters(tmp_path / "s", gpt2, corpus, fit=FitParameters(sequences=1)))
+    reasons = [r for (r,) in ask(tmp_path / "s", "select reason from modules where tracked")]
+    assert all("1 fitted sequences span" in r and "the damping stands alone" in r for r in reasons), reasons
+    assert len(reasons) == 4
+
+
+def test_many_queries_share_a_subspace_and_keep_their_ranking(tmp_path, gpt2, corpus):
+    from storage.staging import staged_tensors_path
+    from storage.tensors import tensor_names
+
+    queries = tuple(
+        QueryParameters(prompt=f"The {a} went to the", completion=f" {p}.", query_id=f"{a}-{p}")
+        for a in worlds.ANIMALS for p in worlds.PLACES[:4]
+    )  # fmt: skip
+    forms: list[str] = []
+
+    def peek(store, key, name):
+        path = staged_tensors_path(store, key, name)
+        if path.exists() and not forms:
+            forms.extend(tensor_names(path))
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.scores.staged_tensors_path", peek)
+        many = parameters(tmp_path / "s", gpt2, corpus, method=MethodParameters(rank=4, rescore=1000))
+        trace(many.model_copy(update={"queries": queries}))
+    assert any(name.endswith(".cores") for name in forms), forms
+    correlations = [c for (c,) in ask(tmp_path / "s", "select compression_correlation from run_queries")]
+    assert len(correlations) == 32
+    assert min(correlations) > 0.98, correlations
 
 
 def test_three_parts_on_a_dask_cluster_give_the_same_tables(tmp_path, gpt2, traced):
@@ -188,12 +276,11 @@ def test_a_changed_weight_fits_new_factors_and_makes_a_new_run(tmp_path, gpt2, c
 
 
 def test_factors_of_another_model_are_refused_with_both_sides_named(traced, tmp_path, corpus):
-    from storage.factors import read_fit
-    from tasks.metrics import require_fit_of
+    from tasks.metrics import fit_of
 
     (fit_id,) = [p.name for p in (traced / "factors").iterdir()]
     with pytest.raises(MismatchError, match="which they were fitted on, found model"):
-        require_fit_of(read_fit(open_store(traced), fit_id), worlds.save_gpt2(tmp_path / "other", seed=5))
+        fit_of(open_store(traced), fit_id, worlds.save_gpt2(tmp_path / "other", seed=5))
 
 
 def test_a_lexical_method_that_is_not_the_filter_is_refused(tmp_path, gpt2, corpus):

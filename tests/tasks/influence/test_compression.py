@@ -1,13 +1,24 @@
-"""Rank-r query gradients against numpy's singular values."""
+"""Rank-r query gradients and their shared subspace against numpy's singular values."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import oracles
 import pytest
 import torch
 
-from tasks.influence.compression import compress
+from tasks.influence.compression import (
+    NEGLIGIBLE,
+    LowRank,
+    SharedSubspace,
+    compress,
+    contraction_cost,
+    low_rank,
+    restore,
+    subspace_cost,
+)
 
 SHAPES = [(3, 7, 5), (1, 4, 9), (2, 6, 6)]  # query, output, input
 
@@ -22,7 +33,7 @@ def gradients(shape, seed=0):
 @pytest.mark.parametrize("rank", [9, 32])
 def test_full_rank_reproduces_the_gradients(shape, rank):
     g = gradients(shape)
-    low = compress(g, rank)
+    low = low_rank(lambda: g, rank)
     assert low.rank == min(shape[1:])
     oracles.assert_agree(low.dense, g, 1e-6)
     assert low.residual.tolist() == [0.0] * shape[0]
@@ -32,7 +43,7 @@ def test_full_rank_reproduces_the_gradients(shape, rank):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_the_residual_is_the_relative_frobenius_loss(shape, rank):
     g = gradients(shape)
-    low = compress(g, rank)
+    low = low_rank(lambda: g, rank)
     assert low.left.shape == (shape[0], shape[1], rank)
     assert low.right.shape == (shape[0], shape[2], rank)
     measured = (g - low.dense).double().norm(dim=(1, 2)) / g.double().norm(dim=(1, 2))
@@ -43,7 +54,7 @@ def test_the_residual_is_the_relative_frobenius_loss(shape, rank):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_no_matrix_of_the_rank_is_nearer(shape, rank):
     g = gradients(shape)
-    low = compress(g, rank)
+    low = low_rank(lambda: g, rank)
     for matrix, found, residual in zip(g.double().numpy(), low.dense, low.residual, strict=True):
         u, s, wh = np.linalg.svd(matrix)
         oracles.assert_agree(found, u[:, :rank] * s[:rank] @ wh[:rank], 1e-6)
@@ -53,26 +64,108 @@ def test_no_matrix_of_the_rank_is_nearer(shape, rank):
 
 
 def test_a_higher_rank_never_loses_more():
-    residuals = torch.stack([compress(gradients((4, 8, 8)), rank).residual for rank in range(1, 9)])
+    residuals = torch.stack([low_rank(lambda: gradients((4, 8, 8)), rank).residual for rank in range(1, 9)])
     assert (residuals.diff(dim=0) <= 0).all(), residuals
     assert not residuals[-1].any()
 
 
 def test_the_same_gradients_give_the_same_factors():
     g = gradients((3, 7, 5))
-    one, other = compress(g, 2), compress(g.clone(), 2)
+    one, other = low_rank(lambda: g, 2), low_rank(lambda: g.clone(), 2)
     assert torch.equal(one.left, other.left)
     assert torch.equal(one.right, other.right)
 
 
 def test_a_query_has_the_same_factors_whatever_the_others():
     g = gradients((3, 7, 5))
-    together, alone = compress(g, 2), compress(g[1:2], 2)
+    together, alone = low_rank(lambda: g, 2), low_rank(lambda: g[1:2], 2)
     oracles.assert_agree(alone.left[0], together.left[1], 1e-7)
     oracles.assert_agree(alone.right[0], together.right[1], 1e-7)
 
 
 def test_a_gradient_of_zero_loses_nothing():
-    low = compress(torch.zeros(2, 4, 3), 1)
+    low = low_rank(lambda: torch.zeros(2, 4, 3), 1)
     assert low.residual.tolist() == [0.0, 0.0]
     assert not low.dense.any()
+
+
+# The shared subspace
+
+
+def alike(q=24, o=20, i=30, directions=4, noise=0.0, seed=0):
+    """Queries that live in few directions on both sides, as those of one subject do, over a floor of noise."""
+    g = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, generator=g)
+    v = draw(o, directions) @ draw(q, directions, directions) @ draw(directions, i)
+    return v / v.norm(dim=(1, 2), keepdim=True) + noise * draw(q, o, i) / (o * i) ** 0.5
+
+
+def measured(v, form):
+    return (v - form.dense).double().norm(dim=(1, 2)) / v.double().norm(dim=(1, 2))
+
+
+def test_queries_that_share_their_directions_share_a_subspace():
+    v = alike()
+    form = compress(lambda: v, rank=4, positions=50)
+    assert isinstance(form, SharedSubspace)
+    assert form.cores.shape == (24, 4, 4)
+    oracles.assert_agree(form.dense, v, 1e-5)
+
+
+def test_one_query_keeps_its_own_factors():
+    assert isinstance(compress(lambda: alike(q=1), rank=4, positions=50), LowRank)
+
+
+def test_unrelated_queries_of_many_ranks_are_materialised():
+    v = torch.randn(40, 12, 14, generator=torch.Generator().manual_seed(0))
+    form = compress(lambda: v, rank=10, positions=50)
+    assert isinstance(form, SharedSubspace)
+    assert form.out is None
+    assert form.inp is None
+    assert torch.equal(form.dense, v)
+    assert not form.residual.any()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("rank", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (25, 25)])
+def test_no_query_loses_more_in_the_chosen_form_than_at_rank_r(noise, rank, shape):
+    v = alike(12, *shape, noise=noise)
+    form = compress(lambda: v, rank, positions=50)
+    own = low_rank(lambda: v, rank)
+    assert (measured(v, form) <= own.residual.clamp_min(NEGLIGIBLE) + 1e-6).all(), (measured(v, form), own.residual)
+    assert (form.residual - measured(v, form)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (4, 40), (40, 4)])
+def test_the_chosen_form_is_the_cheapest_that_suffices(shape):
+    v = alike(12, *shape, directions=3, noise=0.2)
+    o, i, t, rank = *shape, 50, 6
+    form = compress(lambda: v, rank, t)
+    chosen = (
+        contraction_cost(12, o, i, rank)
+        if isinstance(form, LowRank)
+        else subspace_cost(12, *form.cores.shape[1:], o, i, t)
+    )
+    limit = low_rank(lambda: v, rank).residual.clamp_min(NEGLIGIBLE)
+    # By hand: numpy's higher-order SVD of the unit-length rank-r queries, every pair of widths tried.
+    u, s, wh = np.linalg.svd(v.double().numpy(), full_matrices=False)
+    kept = (u[:, :, :rank] * s[:, None, :rank]) @ wh[:, :rank]
+    kept = kept / np.linalg.norm(kept, axis=(1, 2), keepdims=True)
+    out = np.linalg.svd(np.concatenate(kept, axis=1), full_matrices=False)[0]
+    inp = np.linalg.svd(np.concatenate(kept.transpose(0, 2, 1), axis=1), full_matrices=False)[0]
+    pairs = [(min(n, o), min(n, i)) for n in range(1, max(o, i) + 1)]
+    for s_o, s_i in [*pairs, *((n, i) for n in range(1, o + 1)), *((o, n) for n in range(1, i + 1))]:
+        a = np.eye(o) if s_o == o else out[:, :s_o]
+        b = np.eye(i) if s_i == i else inp[:, :s_i]
+        lost = np.linalg.norm(v.numpy() - a @ a.T @ v.numpy() @ b @ b.T, axis=(1, 2)) / np.linalg.norm(v, axis=(1, 2))
+        if (lost <= limit.numpy() * (1 - 1e-6)).all():
+            assert chosen <= subspace_cost(12, s_o, s_i, o, i, t) + 1e-6, (form.dense.shape, s_o, s_i)
+
+
+def test_a_form_is_restored_from_its_tensors():
+    for v, rank in ((alike(), 4), (alike(q=1), 4), (torch.randn(40, 12, 14), 10)):
+        form = compress(lambda v=v: v, rank, 50)
+        back = restore(form.tensors())
+        assert type(back) is type(form)
+        assert torch.equal(back.dense, form.dense)

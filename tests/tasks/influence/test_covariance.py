@@ -38,8 +38,8 @@ def test_covariances_equal_loops_over_scored_positions(family):
     sums = sums_of(model, modules, sequences)
     for module in modules:
         a_ii, d_oo = loops(model, module.name, sequences)
-        oracles.assert_agree(sums[module.name].inputs, a_ii, 1e-6)
-        oracles.assert_agree(sums[module.name].deltas, d_oo, 1e-6)
+        oracles.assert_agree(sums[module.name].inputs.dense, a_ii, 1e-6)
+        oracles.assert_agree(sums[module.name].deltas.dense, d_oo, 1e-6)
         assert (sums[module.name].positions, sums[module.name].sequences) == (6 + 2 + 5, 3)
 
 
@@ -50,8 +50,8 @@ def test_covariances_of_the_true_fisher_use_the_sampled_labels():
     sums = sums_of(model, modules, sequences, objective=partial(sampled_token_loss, seed=5))
     for module in modules:
         a_ii, d_oo = loops(model, module.name, sequences, seed=5)
-        oracles.assert_agree(sums[module.name].inputs, a_ii, 1e-6)
-        oracles.assert_agree(sums[module.name].deltas, d_oo, 1e-6)
+        oracles.assert_agree(sums[module.name].inputs.dense, a_ii, 1e-6)
+        oracles.assert_agree(sums[module.name].deltas.dense, d_oo, 1e-6)
 
 
 def test_covariances_of_a_module_called_twice_hold_both_calls():
@@ -59,8 +59,8 @@ def test_covariances_of_a_module_called_twice_hold_both_calls():
     sequences = cases.corpus(11)
     sums = sums_of(model, select_modules(model, "step"), sequences)["step"]
     a_ii, d_oo = loops(model, "step", sequences)
-    oracles.assert_agree(sums.inputs, a_ii, 1e-6)
-    oracles.assert_agree(sums.deltas, d_oo, 1e-6)
+    oracles.assert_agree(sums.inputs.dense, a_ii, 1e-6)
+    oracles.assert_agree(sums.deltas.dense, d_oo, 1e-6)
 
 
 @pytest.mark.parametrize("width", [3, 255, 256, 257, 301])
@@ -71,10 +71,10 @@ def test_covariances_of_any_width_are_whole_and_symmetric(width):
     a = torch.cat([calls["m"][0].inputs.flatten(0, 1) for _, calls in passes]).double()
     a = torch.cat([a, torch.ones(len(a), 1)], dim=1)
     d = torch.cat([calls["m"][0].deltas.flatten(0, 1) for _, calls in passes]).double()
-    oracles.assert_agree(sums.inputs, a.T @ a, 1e-6)
-    oracles.assert_agree(sums.deltas, d.T @ d, 1e-6)
-    assert torch.equal(sums.inputs, sums.inputs.T)
-    assert torch.equal(sums.deltas, sums.deltas.T)
+    oracles.assert_agree(sums.inputs.dense, a.T @ a, 1e-6)
+    oracles.assert_agree(sums.deltas.dense, d.T @ d, 1e-6)
+    assert torch.equal(sums.inputs.dense, sums.inputs.dense.T)
+    assert torch.equal(sums.deltas.dense, sums.deltas.dense.T)
 
 
 def test_the_homogeneous_coordinate_holds_the_mean_input_and_one():
@@ -83,9 +83,9 @@ def test_the_homogeneous_coordinate_holds_the_mean_input_and_one():
     sequences = cases.corpus(17)
     sums = sums_of(model, [module], sequences)[module.name]
     inputs = torch.stack([a for s in sequences for a, _ in oracles.positions(model, module.name, s.token_ids)])
-    assert sums.inputs.shape == (9, 9)
-    assert sums.inputs[-1, -1] == sums.positions == len(inputs)
-    oracles.assert_agree(sums.inputs[-1, :-1] / sums.positions, inputs[:, :-1].mean(0), 1e-6)
+    assert sums.inputs.dense.shape == (9, 9)
+    assert sums.inputs.dense[-1, -1] == sums.positions == len(inputs)
+    oracles.assert_agree(sums.inputs.dense[-1, :-1] / sums.positions, inputs[:, :-1].mean(0), 1e-6)
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
@@ -97,8 +97,8 @@ def test_covariances_do_not_depend_on_batch_size_or_order(family, objective):
     expected = sums_of(model, modules, sequences, 1, objective)
     for order, batch_size in [(sequences, 2), (sequences, 6), (sequences[::-1], 4)]:
         for name, found in sums_of(model, modules, order, batch_size, objective).items():
-            oracles.assert_agree(found.inputs, expected[name].inputs, 1e-6)
-            oracles.assert_agree(found.deltas, expected[name].deltas, 1e-6)
+            oracles.assert_agree(found.inputs.dense, expected[name].inputs.dense, 1e-6)
+            oracles.assert_agree(found.deltas.dense, expected[name].deltas.dense, 1e-6)
             assert (found.positions, found.sequences) == (expected[name].positions, expected[name].sequences)
 
 
@@ -113,22 +113,25 @@ def test_covariances_do_not_depend_on_the_parts_of_a_corpus(cuts):
         parts.append(sums_of(model, [module], rest[:size])[module.name])
         rest = rest[size:]
     found = add_covariances(parts)
-    oracles.assert_agree(found.inputs, whole.inputs, 1e-6)
-    oracles.assert_agree(found.deltas, whole.deltas, 1e-6)
+    oracles.assert_agree(found.inputs.dense, whole.inputs.dense, 1e-6)
+    oracles.assert_agree(found.deltas.dense, whole.deltas.dense, 1e-6)
     assert (found.positions, found.sequences) == (whole.positions, whole.sequences)
 
 
 def test_adding_parts_keeps_digits_that_float32_would_lose():
-    big, small = (CovarianceSums(torch.full((1, 1), x), torch.zeros(1, 1), 1, 1) for x in (2.0**24, 1.0))
-    assert add_covariances([big, small, small]).inputs[0, 0] == 2.0**24 + 2
+    big, small = (
+        CovarianceSums(cases.one_block(torch.full((1, 1), x)), cases.one_block(torch.zeros(1, 1)), 1, 1)
+        for x in (2.0**24, 1.0)
+    )
+    assert add_covariances([big, small, small]).inputs.dense[0, 0] == 2.0**24 + 2
 
 
 def test_covariances_of_a_bfloat16_pass_are_added_up_in_float32():
     module = cases.tracked(1, 1, bias=True)
     one = Call(torch.ones(1, 1, 1).bfloat16(), torch.ones(1, 1, 1).bfloat16())
     sums = covariance_sums([(cases.full_batch(1, 1), {"m": [one]})] * 301, [module])["m"]
-    assert sums.inputs.tolist() == [[301.0, 301.0], [301.0, 301.0]]  # bfloat16 would stop counting at 256
-    assert sums.deltas.tolist() == [[301.0]]
+    assert sums.inputs.dense.tolist() == [[301.0, 301.0], [301.0, 301.0]]  # bfloat16 would stop counting at 256
+    assert sums.deltas.dense.tolist() == [[301.0]]
 
 
 def test_a_sequence_that_predicts_nothing_counts_as_a_sequence_only():
@@ -136,5 +139,5 @@ def test_a_sequence_that_predicts_nothing_counts_as_a_sequence_only():
     module = select_modules(model, "mlp")[0]
     with_it = [TokenSequence(0, [3]), TokenSequence(1, [3, 4, 5])]
     one, both = (sums_of(model, [module], s)[module.name] for s in (with_it[1:], with_it))
-    oracles.assert_agree(both.inputs, one.inputs, 1e-7)
+    oracles.assert_agree(both.inputs.dense, one.inputs.dense, 1e-7)
     assert (both.positions, both.sequences) == (2, 2)

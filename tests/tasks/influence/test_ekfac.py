@@ -53,11 +53,11 @@ def random_metric(o, i, damping=0.3, seed=0, dtype=torch.float64):
     draw = partial(torch.randn, generator=g, dtype=torch.float64)
     q_out, q_in = (torch.linalg.qr(draw(n, n))[0] for n in (o, i))
     eigenvalues = 10 ** (2 * draw(o, i)) * (draw(o, i) > -1)
-    return Metric(q_out.to(dtype), q_in.to(dtype), eigenvalues.to(dtype), damping)
+    return Metric(cases.one_block(q_out.to(dtype)), cases.one_block(q_in.to(dtype)), eigenvalues.to(dtype), damping)
 
 
 def matrix(metric: Metric) -> torch.Tensor:
-    return oracles.spectral(metric.out, metric.inp, metric.eigenvalues)
+    return oracles.spectral(metric.out.dense, metric.inp.dense, metric.eigenvalues)
 
 
 # Eigenbasis and eigenvalues
@@ -69,7 +69,7 @@ def test_the_eigenbasis_diagonalises_both_covariances(family):
     for module in select_modules(model, "mlp"):
         sums = covariance_sums(cases.passes(model, [module], cases.corpus(17)), [module])[module.name]
         basis = eigenbasis(sums)
-        for q, total in ((basis.out, sums.deltas), (basis.inp, sums.inputs)):
+        for q, total in ((basis.out.dense, sums.deltas.dense), (basis.inp.dense, sums.inputs.dense)):
             q, mean = q.double(), total.double() / sums.positions
             oracles.assert_agree(q.T @ q, torch.eye(len(q)), 1e-6)
             rotated = q.T @ mean @ q
@@ -84,7 +84,7 @@ def test_kfac_is_the_kronecker_product_of_the_means_times_the_positions_of_a_seq
     pairs = [pair for s in sequences for pair in oracles.positions(model, module.name, s.token_ids)]
     a_ii = torch.stack([torch.outer(a, a) for a, _ in pairs]).mean(0)
     s_oo = torch.stack([torch.outer(d, d) for _, d in pairs]).mean(0)
-    found = oracles.spectral(basis.out, basis.inp, basis.kfac_eigenvalues)
+    found = oracles.spectral(basis.out.dense, basis.inp.dense, basis.kfac_eigenvalues)
     oracles.assert_agree(found, torch.kron(s_oo, a_ii) * len(pairs) / len(sequences), 1e-5)
 
 
@@ -98,7 +98,7 @@ def test_eigenvalues_are_the_diagonal_of_the_rotated_fisher(family, fisher):
     for module in select_modules(model, "all")[:3]:
         basis, eigenvalues = fit_model(model, module, sequences, objective=objective)
         f = oracles.fisher(gradients(model, module, sequences, seed))
-        q = torch.kron(basis.out.double().contiguous(), basis.inp.double().contiguous())
+        q = torch.kron(basis.out.dense.double().contiguous(), basis.inp.dense.double().contiguous())
         oracles.assert_agree(eigenvalues.flatten(), (q.T @ f @ q).diag(), 1e-5)
 
 
@@ -111,6 +111,29 @@ def test_eigenvalues_sum_to_the_trace_of_the_fisher(fisher):
         _, eigenvalues = fit_model(model, module, sequences, objective=seed and partial(sampled_token_loss, seed=seed))
         g = gradients(model, module, sequences, seed)
         oracles.assert_agree(eigenvalues.double().sum(), g.square().sum((1, 2)).mean(), 1e-5)
+
+
+USED_TWICE = {f"looped, bias={bias}": ("step", partial(cases.Looped, bias)) for bias in (True, False)} | {
+    f"tied, bias: {bias}": ("first|second", partial(cases.Tied, bias))
+    for bias in ("none", "shared", "own", "first", "second")
+}
+
+
+@pytest.mark.parametrize("model", USED_TWICE)
+def test_weights_used_twice_in_a_pass_have_the_eigenvalues_of_their_whole_gradient(model):
+    expression, make = USED_TWICE[model]
+    model, sequences = cases.frozen(make()), cases.corpus(11)
+    (module,) = select_modules(model, expression)
+    basis, eigenvalues = fit_model(model, module, sequences)
+    f = oracles.fisher(gradients(model, module, sequences))
+    q = torch.kron(basis.out.dense.double().contiguous(), basis.inp.dense.double().contiguous())
+    oracles.assert_agree(eigenvalues.flatten(), (q.T @ f @ q).diag(), 1e-5)
+    oracles.assert_agree(eigenvalues.double().sum(), f.trace(), 1e-5)
+    ekfac, kfac = (
+        float((f - oracles.spectral(basis.out.dense, basis.inp.dense, values)).norm() / f.norm())
+        for values in (eigenvalues, basis.kfac_eigenvalues)
+    )
+    assert ekfac < kfac, f"relative distance to the Fisher: EK-FAC {ekfac:.3g}, K-FAC {kfac:.3g}"
 
 
 @pytest.mark.parametrize("objective", [None, partial(sampled_token_loss, seed=1)], ids=["empirical", "sampled"])
@@ -133,8 +156,8 @@ def test_one_sequence_of_one_position_is_reproduced_exactly(family):
     for module in select_modules(model, "mlp"):
         basis, eigenvalues = fit_model(model, module, sequences)
         f = oracles.fisher(gradients(model, module, sequences))
-        oracles.assert_agree(oracles.spectral(basis.out, basis.inp, eigenvalues), f, 1e-5)
-        oracles.assert_agree(oracles.spectral(basis.out, basis.inp, basis.kfac_eigenvalues), f, 1e-5)
+        oracles.assert_agree(oracles.spectral(basis.out.dense, basis.inp.dense, eigenvalues), f, 1e-5)
+        oracles.assert_agree(oracles.spectral(basis.out.dense, basis.inp.dense, basis.kfac_eigenvalues), f, 1e-5)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -146,7 +169,7 @@ def test_ekfac_is_closer_to_the_fisher_than_kfac(seed):
         basis, eigenvalues = fit_model(model, module, sequences)
         f = oracles.fisher(gradients(model, module, sequences))
         ekfac, kfac = (
-            float((f - oracles.spectral(basis.out, basis.inp, values)).norm() / f.norm())
+            float((f - oracles.spectral(basis.out.dense, basis.inp.dense, values)).norm() / f.norm())
             for values in (eigenvalues, basis.kfac_eigenvalues)
         )
         assert ekfac < kfac, (module.name, ekfac, kfac)
@@ -158,11 +181,11 @@ def test_no_other_eigenvalues_bring_the_same_basis_closer():
     module = select_modules(model, "mlp")[0]
     basis, eigenvalues = fit_model(model, module, sequences)
     f = oracles.fisher(gradients(model, module, sequences))
-    best = (f - oracles.spectral(basis.out, basis.inp, eigenvalues)).norm()
+    best = (f - oracles.spectral(basis.out.dense, basis.inp.dense, eigenvalues)).norm()
     g = torch.Generator().manual_seed(0)
     for _ in range(10):
         other = eigenvalues * (1 + 0.1 * torch.randn(eigenvalues.shape, generator=g))
-        assert (f - oracles.spectral(basis.out, basis.inp, other)).norm() > best
+        assert (f - oracles.spectral(basis.out.dense, basis.inp.dense, other)).norm() > best
 
 
 # K-FAC on the scale of a sequence
@@ -185,7 +208,7 @@ def test_kfac_is_the_fisher_of_the_whole_sequence_when_positions_are_independent
     module, call = cases.tracked(3, 2), independent_positions(t)
     basis, eigenvalues = fit([(cases.full_batch(len(call.inputs), t), {"m": [call]})], module, len(call.inputs))
     f = oracles.fisher(torch.einsum("bto,bti->boi", call.deltas.double(), call.inputs.double()))
-    oracles.assert_agree(oracles.spectral(basis.out, basis.inp, basis.kfac_eigenvalues), f, 1e-5)
+    oracles.assert_agree(oracles.spectral(basis.out.dense, basis.inp.dense, basis.kfac_eigenvalues), f, 1e-5)
     oracles.assert_agree(eigenvalues, basis.kfac_eigenvalues, 1e-5)
 
 
@@ -208,6 +231,22 @@ def test_precondition_equals_solving_with_the_explicit_matrix(o, i):
     gradient = torch.randn(o, i, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = oracles.damped_solve(matrix(metric), metric.damping, gradient)
     oracles.assert_agree(metric.precondition(gradient), expected, 1e-10)
+
+
+def test_precondition_of_a_fitted_square_layer_solves_for_its_weight_and_not_for_its_transpose():
+    model, sequences = cases.neox(bias=False), cases.corpus(17)
+    module = select_modules(model, r"gpt_neox\.layers\.0\.attention\.dense")[0]
+    assert (module.d_out, module.columns) == (8, 8)
+    basis, eigenvalues = fit_model(model, module, sequences)
+    damping = relative_damping(eigenvalues, 0.1)
+    g = oracles.spectral(basis.out.dense, basis.inp.dense, eigenvalues)
+    gradient = oracles.sequence_gradient(model, module.name, [3, 1, 4, 15, 9, 2, 6], first_scored=3)
+    found = Metric(basis.out, basis.inp, eigenvalues, damping).precondition(gradient.float())
+    expected = oracles.damped_solve(g, damping, gradient)
+    oracles.assert_agree(found, expected, 1e-4)
+    transposed = oracles.damped_solve(g, damping, gradient.T).T
+    distance = float((transposed - expected).norm() / expected.norm())
+    assert distance > 0.1, f"the case shows no transposition: it moves the result by {distance:.3g} only"
 
 
 @pytest.mark.parametrize("leading", [(3,), (2, 3), (1,)])
@@ -256,7 +295,7 @@ def test_rotated_gradients_are_the_gradients_in_the_eigenbasis(o, i, t, uses, bi
     calls = cases.random_calls(module, b=3, t=t, uses=uses)
     found = rotated_gradients(calls, module, metric.out, metric.inp)
     for row, gradient in enumerate(explicit(calls, module)):
-        oracles.assert_agree(found[row], metric.out.double().T @ gradient @ metric.inp.double(), 1e-5)
+        oracles.assert_agree(found[row], metric.out.dense.double().T @ gradient @ metric.inp.dense.double(), 1e-5)
 
 
 @pytest.mark.parametrize("t", [1, 40])
@@ -320,4 +359,4 @@ def test_relative_damping_of_vanishing_gradients_is_refused():
 
 def test_covariances_of_no_position_are_refused():
     with pytest.raises(InfluenceError, match="at least one scored position"):
-        eigenbasis(CovarianceSums(torch.zeros(2, 2), torch.zeros(3, 3), 0, 4))
+        eigenbasis(CovarianceSums(cases.one_block(torch.zeros(2, 2)), cases.one_block(torch.zeros(3, 3)), 0, 4))

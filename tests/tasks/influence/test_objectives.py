@@ -82,7 +82,7 @@ def test_the_reference_generator_is_splitmix64():
 @pytest.mark.parametrize("seed", [0, 1, 2**40 + 17])
 def test_uniforms_have_the_bits_of_splitmix64(seed):
     ids = [0, 1, 2, 12345, 2**31, 2**62 + 3]
-    found = uniforms(torch.tensor(ids), 9, seed)
+    found = uniforms(torch.tensor(ids), torch.arange(9), seed)
     expected = [[oracles.uniform(seed, i, t) for t in range(9)] for i in ids]
     assert found.tolist() == expected
 
@@ -92,9 +92,9 @@ def test_uniforms_look_uniform_and_independent_along(axis):
     n = 4000
     ids = torch.arange(n)
     draws = {
-        "positions": lambda: uniforms(ids[:1], n, 0)[0],
-        "sequences": lambda: uniforms(ids, 1, 0)[:, 0],
-        "seeds": lambda: torch.stack([uniforms(ids[:1], 1, seed)[0, 0] for seed in range(n)]),
+        "positions": lambda: uniforms(ids[:1], torch.arange(n), 0)[0],
+        "sequences": lambda: uniforms(ids, torch.arange(1), 0)[:, 0],
+        "seeds": lambda: torch.stack([uniforms(ids[:1], torch.arange(1), seed)[0, 0] for seed in range(n)]),
     }[axis]().numpy()
     assert draws.min() >= 0
     assert draws.max() < 1
@@ -105,7 +105,7 @@ def test_uniforms_look_uniform_and_independent_along(axis):
 
 
 def test_no_two_draws_are_equal():
-    draws = uniforms(torch.arange(300), 300, 0).flatten()
+    draws = uniforms(torch.arange(300), torch.arange(300), 0).flatten()
     assert len(draws.unique()) == len(draws)
 
 

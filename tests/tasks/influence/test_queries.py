@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.influence.batches import TokenSequence
-from tasks.influence.compression import compress
+from tasks.influence.compression import low_rank
 from tasks.influence.covariance import covariance_sums
 from tasks.influence.ekfac import IdentityMetric, Metric, eigenbasis, eigenvalue_sums
 from tasks.influence.errors import InfluenceError
@@ -107,10 +107,10 @@ def test_preconditioned_gradients_solve_the_fitted_system(family):
     model = cases.FAMILIES[family]()
     modules = select_modules(model, "mlp")
     metrics = fitted(model, modules, cases.corpus(17), "ekfac", relative=0.1)
-    found = preconditioned_gradients(model, modules, QUERIES, metrics)
+    found = preconditioned_gradients(model, modules, QUERIES, lambda m: metrics[m.name])
     for module in modules:
         metric = metrics[module.name]
-        g = oracles.spectral(metric.out, metric.inp, metric.eigenvalues)
+        g = oracles.spectral(metric.out.dense, metric.inp.dense, metric.eigenvalues)
         for query, v in zip(QUERIES, found[module.name], strict=True):
             gradient = oracles.sequence_gradient(model, module.name, query.token_ids, query.first_scored)
             oracles.assert_agree(v, oracles.damped_solve(g, metric.damping, gradient), 1e-4)
@@ -120,9 +120,9 @@ def test_preconditioned_gradients_do_not_depend_on_the_other_queries():
     model = cases.gpt2()
     modules = select_modules(model, "mlp")
     metrics = {m.name: IdentityMetric() for m in modules}
-    together = preconditioned_gradients(model, modules, QUERIES, metrics)
+    together = preconditioned_gradients(model, modules, QUERIES, lambda m: metrics[m.name])
     for k, query in enumerate(QUERIES):
-        alone = preconditioned_gradients(model, modules, [query], metrics)
+        alone = preconditioned_gradients(model, modules, [query], lambda m: metrics[m.name])
         for name, v in alone.items():
             assert torch.equal(v[0], together[name][k])
 
@@ -130,7 +130,7 @@ def test_preconditioned_gradients_do_not_depend_on_the_other_queries():
 def test_the_identity_metric_gives_the_gradient_of_the_completion_loss():
     model = cases.llama()
     modules = select_modules(model, "all")
-    found = preconditioned_gradients(model, modules, QUERIES, {m.name: IdentityMetric() for m in modules})
+    found = preconditioned_gradients(model, modules, QUERIES, lambda m: IdentityMetric())
     for module in modules:
         for query, v in zip(QUERIES, found[module.name], strict=True):
             expected = oracles.sequence_gradient(model, module.name, query.token_ids, query.first_scored)
@@ -155,10 +155,10 @@ def fitted(model, modules, sequences, method, relative=None, damping=None):
 
 def influences(model, module, query, metric, sequences):
     """Influence of each sequence on a query by the whole path of the code, and its shares by token."""
-    v = preconditioned_gradients(model, [module], [query], {module.name: metric})[module.name]
+    v = preconditioned_gradients(model, [module], [query], lambda m: metric)[module.name]
     found = {}
     for batch, calls in cases.passes(model, [module], sequences, 16):
-        scores = pairwise_scores(calls[module.name], module, compress(v, 99))[0]
+        scores = pairwise_scores(calls[module.name], module, low_rank(lambda: v, 99))[0]
         for row, sequence_id in enumerate(batch.sequence_ids.tolist()):
             shares = token_scores(calls[module.name], module, row, v)[0]
             oracles.assert_agree(shares.sum() + 1, scores[row] + 1, 1e-5)
@@ -189,7 +189,7 @@ def test_influence_is_the_change_of_log_probability_after_retraining(seed):
     head = select_modules(model, "head")[0]
     query = TokenSequence(0, [1, 2, 3, 0], first_scored=2)
     g = oracles.gauss_newton(model, "head", tokens)
-    q = preconditioned_gradients(model, [head], [query], {"head": IdentityMetric()})["head"][0]
+    q = preconditioned_gradients(model, [head], [query], lambda m: IdentityMetric())["head"][0]
     v = oracles.damped_solve(g, l2, q)
     predicted, measured = [], []
     for z, s in enumerate(sequences):
@@ -213,7 +213,7 @@ def test_fitted_influence_is_the_change_after_retraining_where_the_factors_are_e
     w, x = model.head.weight, model.embed.weight
     head = select_modules(model, "head")[0]
     metric = fitted(model, [head], sequences, method, damping=l2)["head"]
-    fit = oracles.spectral(metric.out, metric.inp, metric.eigenvalues)
+    fit = oracles.spectral(metric.out.dense, metric.inp.dense, metric.eigenvalues)
     oracles.assert_agree(fit, oracles.gauss_newton(model, "head", tokens), 1e-5)
     query = TokenSequence(0, [4, 1, 2], first_scored=2)
     found = influences(model, head, query, metric, sequences)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cases
 import oracles
 import pytest
 import torch
 
 from tasks.influence.batches import TokenSequence
-from tasks.influence.compression import compress
+from tasks.influence.compression import low_rank, project
 from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import select_modules
 from tasks.influence.scores import pairwise_scores, token_scores
 
-# The first is cheapest by materialising ∇W, the second by contracting positions with the factors.
-BRANCHES = {"materialise": dict(o=4, i=3, t=20, q=8, rank=3), "contract": dict(o=40, i=39, t=2, q=3, rank=2)}
+SHAPES = {"narrow": dict(o=4, i=3, t=20, q=8, rank=3), "wide": dict(o=40, i=39, t=2, q=3, rank=2)}
+
+
+def basis(d, s, seed=3):
+    return torch.linalg.qr(torch.randn(d, s, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+# Every way of writing the queries down: their own factors, one subspace of both sides, of one side, of none.
+FORMS = {
+    "low rank": lambda v, r: low_rank(lambda: v, r),
+    "subspace": lambda v, r: project(lambda: v, basis(v.shape[1], r), basis(v.shape[2], r)),
+    "subspace of outputs": lambda v, r: project(lambda: v, basis(v.shape[1], r), None),
+    "subspace of inputs": lambda v, r: project(lambda: v, None, basis(v.shape[2], r)),
+    "whole": lambda v, r: project(lambda: v, None, None),
+}
 
 
 def queries(q, o, i, seed=1):
@@ -38,23 +53,24 @@ def gradient_loops(calls, module):
 
 @pytest.mark.parametrize("uses", [1, 2])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("branch", BRANCHES)
-def test_pairwise_scores_are_inner_products_with_the_gradient(branch, bias, uses):
-    o, i, t, q, rank = BRANCHES[branch].values()
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_pairwise_scores_are_inner_products_with_the_gradient(form, shape, bias, uses):
+    o, i, t, q, rank = SHAPES[shape].values()
     module = cases.tracked(o, i, bias)
     calls = cases.random_calls(module, b=5, t=t, uses=uses)
-    low = compress(queries(q, o, module.columns), rank)
-    v = (low.left.double() @ low.right.double().mT).flatten(1)
-    expected = v @ gradient_loops(calls, module).flatten(1).T
+    low = FORMS[form](queries(q, o, module.columns), rank)
+    expected = torch.einsum("qoi,boi->qb", low.dense.double(), gradient_loops(calls, module))
     oracles.assert_agree(pairwise_scores(calls, module, low), expected, 1e-5)
 
 
-@pytest.mark.parametrize("branch", BRANCHES)
-def test_pairwise_scores_of_a_bfloat16_pass_lose_digits_only(branch):
-    o, i, t, q, rank = BRANCHES[branch].values()
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_pairwise_scores_of_a_bfloat16_pass_lose_digits_only(form, shape):
+    o, i, t, q, rank = SHAPES[shape].values()
     module = cases.tracked(o, i, bias=True)
     calls = cases.random_calls(module, b=5, t=t, uses=2, dtype=torch.bfloat16)
-    low = compress(queries(q, o, module.columns), rank)
+    low = FORMS[form](queries(q, o, module.columns), rank)
     found = pairwise_scores(calls, module, low)
     expected = torch.einsum("qoi,boi->qb", low.dense.double(), gradient_loops(calls, module))
     assert found.dtype == torch.float32
@@ -67,7 +83,7 @@ def test_pairwise_scores_of_a_model_at_full_rank_are_exact(family):
     sequences = cases.corpus(17)
     for module in select_modules(model, "mlp"):
         v = queries(3, module.d_out, module.columns)
-        low = compress(v, 99)
+        low = low_rank(partial(iter, v), 99)
         for batch, calls in cases.passes(model, [module], sequences, 4):
             tokens = {s.sequence_id: s.token_ids for s in sequences}
             g = torch.stack([oracles.sequence_gradient(model, module.name, tokens[int(s)]) for s in batch.sequence_ids])
@@ -79,8 +95,8 @@ def test_every_query_scores_as_it_does_alone():
     module = cases.tracked(6, 5, bias=True)
     calls = cases.random_calls(module, b=4, t=7)
     v = queries(5, 6, 6)
-    together = pairwise_scores(calls, module, compress(v, 2))
-    alone = torch.cat([pairwise_scores(calls, module, compress(v[k : k + 1], 2)) for k in range(5)])
+    together = pairwise_scores(calls, module, low_rank(lambda: v, 2))
+    alone = torch.cat([pairwise_scores(calls, module, low_rank(lambda k=k: v[k : k + 1], 2)) for k in range(5)])
     oracles.assert_agree(together, alone, 1e-5)
 
 

@@ -1,0 +1,37 @@
+"""Self-influence: which training sequences the model had to learn most by heart; no query is asked."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.cluster import open_workers
+from flows.parameters import SelfInfluenceParameters
+from storage.checkpoints import find_checkpoint, model_fingerprint
+from storage.sequences import corpus_fingerprint, corpus_parts
+from storage.store import open_store
+from tasks.factors import fit_factors
+from tasks.metrics import CURVED, metric_id
+from tasks.self_influence import measure_self_influences
+from tasks.selves import Curvature
+
+
+@flow(name="self-influence", flow_run_name="self-influence {parameters.model.name}", validate_parameters=True)
+def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
+    """Measure every sequence of the corpus that has no self-influence yet; the factors' id and how many were new."""
+    store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)
+    curved = parameters.method in CURVED
+    with open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
+        fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
+        unfitted = [model_fingerprint(model), corpus_fingerprint(corpus_parts(store)), parameters.fit.modules]
+        factors_id = metric_id(fit_id, unfitted, parameters.method, parameters.damping)
+        curvature = Curvature(
+            store,
+            model,
+            parameters.fit.modules,
+            fit_id,
+            factors_id,
+            parameters.method,
+            parameters.damping,
+            parameters.compute,
+        )
+        return factors_id, measure_self_influences(curvature, workers)

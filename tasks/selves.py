@@ -1,0 +1,72 @@
+"""Self-influences: ∇L_zᵀ (G + λI)⁻¹ ∇L_z of training sequences, computed once per corpus and factors.
+
+The θ-relative influence of Barshan et al. 2020 (arXiv 2003.11630) divides by their root. Whatever pass meets a
+sequence first, a trace or a survey of the whole corpus, writes its row; no later pass computes it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from storage.database import query, session
+from storage.store import Store
+from storage.tables import write_part
+from tasks.compute import ComputeParameters
+from tasks.influence.capture import Call
+from tasks.influence.ekfac import IdentityMetric, Metric
+from tasks.influence.modules import TrackedModule
+from tasks.metrics import Damping, fit_of, load_metric
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What a self-influence depends on besides the sequence."""
+
+    store: Store
+    model: Path
+    modules: str
+    fit_id: str | None
+    factors_id: str
+    method: str
+    damping: Damping
+    compute: ComputeParameters
+
+
+Metrics = dict[str, Metric | IdentityMetric]
+
+
+def load_metrics(curvature: Curvature, modules: list[TrackedModule], device: torch.device) -> Metrics:
+    """The metric of each of these modules."""
+    fit = fit_of(curvature.store, curvature.fit_id, curvature.model)
+    return {m.name: load_metric(curvature.store, fit, m, curvature.method, curvature.damping, device) for m in modules}
+
+
+def unknown_sequences(curvature: Curvature, sequence_ids: tuple[int, ...]) -> np.ndarray:
+    """Those whose self-influence under these factors is not stored yet."""
+    first, last = min(sequence_ids), max(sequence_ids)
+    with session(curvature.store) as connection:
+        known = query(
+            connection, "scores/known_self_influences", factors_id=curvature.factors_id, first=first, last=last
+        )
+    return np.setdiff1d(np.array(sequence_ids), known["sequence_id"].to_numpy())
+
+
+def squared_norms(metrics: Metrics, calls: dict[str, list[Call]], modules: list[TrackedModule]) -> torch.Tensor:
+    """Self-influence and squared gradient length of each sequence of a batch, summed over modules: [2, b]."""
+    norms = [metrics[m.name].squared_norms(calls[m.name], m) for m in modules]
+    return torch.stack([sum(n.metric for n in norms), sum(n.euclidean for n in norms)]).double().cpu()
+
+
+def write_self_influences(curvature: Curvature, name: str, sequence_ids: np.ndarray, norms: np.ndarray) -> None:
+    """Add a part to `self_influences`; norms are those of `squared_norms`."""
+    columns = {
+        "factors_id": [curvature.factors_id] * len(sequence_ids),
+        "sequence_id": sequence_ids,
+        "self_influence": norms[0],
+        "gradient_norm": np.sqrt(norms[1]),
+    }
+    write_part(curvature.store, "self_influences", curvature.factors_id, name, columns=columns)
