@@ -259,13 +259,40 @@ def sql(
 @app.command()
 def check(
     model: ModelOption,
+    store: Annotated[str | None, typer.Option(help="directory of the store: its corpus and queries are taken")] = None,
     revision: RevisionOption = None,
+    queries: Annotated[int, typer.Option(help="queries that are to share the passes", min=1)] = 1,
+    candidates: Annotated[int, typer.Option(help="sequences scored per query", min=1)] = 10_000,
+    rescore: Annotated[int, typer.Option(help="top sequences scored again exactly", min=0)] = 100,
+    rank: Annotated[int, typer.Option(help="singular directions kept of each query gradient", min=1)] = 32,
     modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    fisher: FisherOption = "sampled",
+    blocks: BlocksOption = 1,
+    seed: int = 0,
+    batch_size: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    sample: Annotated[int, typer.Option(help="sequences of the precision report; 0: none", min=0)] = 64,
 ) -> None:
-    """Which of a model's parameters an attribution covers, and why the others are left out."""
-    from flows.terminal import print_coverage
+    """What an attribution covers, what it will take here, and how far its numbers can be trusted."""
+    from flows.check import print_agreement, print_coverage, print_gradient_check, print_plan
+    from storage.checkpoints import find_checkpoint
+    from storage.store import open_store
+    from tasks.compute import ComputeParameters
+    from tasks.factors import FitParameters
+    from tasks.plan import require_room, workload
 
-    print_coverage(model, revision, modules, _console())
+    path, console = find_checkpoint(model, revision), _console()
+    opened = open_store(store) if store else None
+    fit = FitParameters.model_validate(_fit(modules, fit_sequences, fisher, blocks, seed))
+    compute = ComputeParameters.model_validate({"batch_size": batch_size, "precision": precision})
+    room = require_room(path, fit)
+    print_coverage(path, modules, console)
+    print_gradient_check(path, modules, opened, console)
+    work = workload(opened, path, fit, queries, candidates, rescore, rank)
+    print_plan(path, work, fit, compute, room, console)
+    if opened and sample:
+        print_agreement(opened, path, fit, compute, rank, sample, console)
 
 
 def _console() -> Console:

@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from storage.checkpoints import find_checkpoint, load_model
+from storage.catalog import run_user_sql
 from storage.database import rows, session
 from storage.store import open_store
 from storage.text import printable
-from tasks.influence.modules import coverage, select_modules
 
 LEGEND = """Training sequences that raised the probability of each completion, ranked by {by}.
 influence  in nats, for a weight of the whole corpus: divided by the number of sequences it is the change of log p
@@ -131,28 +130,6 @@ def _footer(query: dict[str, Any], facts: dict[str, Any]) -> str:
     return " · ".join(pieces)
 
 
-def print_coverage(name: str, revision: str | None, expression: str, console: Console) -> None:
-    """The coverage table of a model: every parameter once, in or out, and why."""
-    model = load_model(find_checkpoint(name, revision))
-    tracked = select_modules(model, expression)
-    covered = coverage(model, tracked, expression)
-    total = sum(row.parameters for row in covered) or 1
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column, justify in (
-        ("module", "left"), ("layer", "right"), ("kind", "left"), ("parameters", "right"), ("share", "right"),
-        ("tracked", "left"), ("reason", "left"),
-    ):  # fmt: skip
-        table.add_column(column, justify=justify)
-    for row in covered:
-        layer = "·" if row.layer < 0 else str(row.layer)
-        mark = Text("yes", "green") if row.tracked else Text("no", "dim")
-        share = f"{row.parameters / total:.1%}"
-        table.add_row(row.module, layer, row.kind, f"{row.parameters:,}", share, mark, Text(row.reason))
-    console.print(table)
-    inside = sum(row.parameters for row in covered if row.tracked)
-    console.print(f"{inside:,} of {total:,} parameters are attributed ({inside / total:.1%}), {len(tracked)} modules")
-
-
 def print_outliers(path: str, factors_id: str, measured: int, console: Console, top: int) -> None:
     """The sequences with the largest self-influence under some factors, and the SQL for more of them."""
     asked = f"largest_self_influences(k := {top}, factors := '{factors_id}')"
@@ -169,8 +146,9 @@ def print_outliers(path: str, factors_id: str, measured: int, console: Console, 
             f"{row['self_influence_per_token']:,.4g}",
             f"{row['n_tokens']:,}",
             Text(str(row["document_id"])),
-            Text(shorten(row["text"], 160)),
+            Text(printable(row["text"] or "")[:WIDTH]),
         )
     console.print(table)
     console.print(f"{measured:,} sequences measured now, the others before · factors {factors_id}")
-    console.print(f'next  headwater sql --store {path} "select * from {asked}"', markup=False, soft_wrap=True)
+    line = f'next  {command()} sql --store {path} "select * from {asked}"'
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

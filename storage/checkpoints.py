@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from storage.digests import digest_of, digest_of_file
@@ -88,6 +90,16 @@ def model_fingerprint(path: Path) -> str:
     return digest_of({file.name: digest_of_file(file) for file in files})[:16]
 
 
+def stored_precision(path: Path) -> str:
+    """The dtype that most weights have on disk, as torch names it."""
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    counts: Counter[str] = Counter()
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            counts.update(weights.get_slice(name).get_dtype() for name in weights.keys())
+    return names.get(found := counts.most_common(1)[0][0], found)
+
+
 def context_length(path: Path) -> int:
     """Longest sequence that the model takes, in tokens."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -122,6 +134,13 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             remedy="Convert it: AutoTokenizer.from_pretrained(directory, use_fast=True).save_pretrained(directory)",
         )
     return tokenizer
+
+
+def empty_model(path: Path) -> PreTrainedModel:
+    """The model's modules without their weights, on the meta device: takes no memory, and shapes are right."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def load_model(path: Path, attention: str = "sdpa") -> PreTrainedModel:

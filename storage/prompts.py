@@ -119,3 +119,9 @@ def register_prompts(store: Store, prompts: list[Prompt]) -> None:
             "metadata": [p.metadata for p in new],
         }
         write_part(store, "queries", name, columns=columns)
+
+
+def stored_prompts(store: Store) -> list[Prompt]:
+    """Every query of the store, in the order they came."""
+    with session(store) as connection:
+        return [Prompt(**row) for row in rows(connection, "results/queries_by_time")]

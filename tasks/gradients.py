@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from storage.checkpoints import context_length, load_model, load_tokenizer
+from storage.checkpoints import context_length, load_model, load_tokenizer, stored_precision
 from storage.prompts import Prompt
 from storage.sequences import corpus_parts, typical_length
 from storage.staging import has_staged, staged_tensors_path, staged_writer
@@ -76,7 +76,9 @@ def prepare_queries(scoring: Scoring, rank: int) -> None:
             dampings[module.name] = metrics[0].damping
             advance(1)
     _write_compressions(store, run_id, prompts, compressions)
-    _write_modules(store, run_id, coverage(network, modules, scoring.modules), dampings, rank_notes(fit))
+    stored = stored_precision(model)
+    precision = "" if stored == "float32" else f"; stored in {stored}, loaded in float32"
+    _write_modules(store, run_id, coverage(network, modules, scoring.modules), dampings, rank_notes(fit), precision)
     write_tensors(store, staged_tensors_path(store, run_id, "query_gradients"), tensors)
     _write_queries(store, run_id, prompts, encoded, [log_probability(network, query) for query in encoded])
 
@@ -101,10 +103,12 @@ def _write_compressions(
     )
 
 
-def _write_modules(store: Store, run_id: str, table, dampings: dict[str, float], notes: dict[str, str]) -> None:
+def _write_modules(
+    store: Store, run_id: str, table, dampings: dict[str, float], notes: dict[str, str], precision: str
+) -> None:
     rows = [{"run_id": run_id, **asdict(row), "damping": dampings.get(row.module)} for row in table]
     for row in rows:
-        row["reason"] += notes.get(row["module"], "")
+        row["reason"] += notes.get(row["module"], "") + (precision if row["tracked"] else "")
     write_part(store, "modules", run_id, columns={name: [row[name] for row in rows] for name in rows[0]})
 
 

@@ -7,6 +7,7 @@ vec(δ āᵀ) = δ ⊗ ā and the matrices of one module have (o·i)² entries, 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -149,18 +150,36 @@ def splitmix64(state: int) -> int:
     return z ^ (z >> 31)
 
 
-def uniform(seed: int, sequence_id: int, position: int) -> float:
-    """The draw of one position: its top 53 bits as a fraction."""
-    mask = (1 << 64) - 1
-    key = splitmix64(splitmix64(seed) ^ (sequence_id & mask))
-    return (splitmix64(key ^ splitmix64(position)) >> 11) / 2.0**53
+MASK = (1 << 64) - 1
+
+
+def counter(seed: int, sequence_id: int, position: int) -> int:
+    """The key of one position."""
+    return splitmix64(splitmix64(splitmix64(seed) ^ (sequence_id & MASK)) ^ splitmix64(position))
+
+
+def uniform(key: int) -> float:
+    """The draw of one key: its top 52 bits, and a half, as a fraction."""
+    return ((splitmix64(key) >> 12) + 0.5) / 2.0**52
+
+
+def race(masses: Sequence[float], key: int) -> int:
+    """Which of independent exponential clocks with these rates rings first."""
+    arrivals = [-math.log(uniform(key ^ splitmix64(j))) / m if m > 0 else math.inf for j, m in enumerate(masses)]
+    return arrivals.index(min(arrivals))
 
 
 def sampled_labels(model: nn.Module, tokens, sequence_id: int, seed: int) -> list[int]:
-    """The label of each position: where the running sum of its softmax first exceeds its draw."""
+    """The label of each position: a race of groups of neighbouring tokens, then one inside the winner."""
     logits = copy.deepcopy(model).double()(**_inputs(tokens)).logits[0]
-    running = torch.softmax(logits, dim=-1).cumsum(-1)
-    return [int((running[t] <= uniform(seed, sequence_id, t)).sum()) for t in range(len(tokens))]
+    size = 2 ** round(math.log2(logits.shape[1]) / 2)
+    labels = []
+    for t, row in enumerate(torch.softmax(logits, dim=-1).tolist()):
+        groups = [row[k : k + size] for k in range(0, len(row), size)]
+        key = counter(seed, sequence_id, t)
+        g = race([sum(group) for group in groups], key)
+        labels.append(g * size + race(groups[g], splitmix64(key)))
+    return labels
 
 
 # Convex training

@@ -118,12 +118,15 @@ def coverage(model: PreTrainedModel, tracked: list[TrackedModule], expression: s
         if parameters:
             own = sum(p.numel() for p in parameters if owner[id(p)] == name)
             shared = next((owner[id(p)] for p in parameters if owner[id(p)] != name), None)
-            reason = _reason(module, name in names, shared, shared in names, expression)
+            named = re.compile(GROUPS.get(expression, expression)).fullmatch(name) is not None
+            reason = _reason(module, name in names, shared, shared in names, expression, named)
             rows.append(Coverage(name, layer_of(name), type(module).__name__, own, name in names, reason))
     return rows
 
 
-def _reason(module: nn.Module, tracked: bool, shared: str | None, owner_tracked: bool, expression: str) -> str:
+def _reason(
+    module: nn.Module, tracked: bool, shared: str | None, owner_tracked: bool, expression: str, named: bool
+) -> str:
     if tracked:
         return f"matches {expression!r}"
     if shared and owner_tracked and isinstance(module, nn.Embedding):
@@ -134,4 +137,6 @@ def _reason(module: nn.Module, tracked: bool, shared: str | None, owner_tracked:
         return f"shares its weight with {shared}"
     if isinstance(module, (nn.Linear, Conv1D)):
         return f"does not match {expression!r}"
+    if named:
+        return f"matches {expression!r}, but {type(module).__name__} is not a linear map over positions: unsupported"
     return f"{type(module).__name__} is not a linear map over positions"

@@ -9,6 +9,7 @@ Letters: b sequences, t positions, v vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,19 +48,38 @@ def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Ten
 
 @torch.no_grad()
 def sample_labels(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Int[Tensor, "b t"]:
-    """One token per position from softmax(logits), by inverting the cumulative distribution."""
-    cumulative = torch.softmax(logits.float(), dim=-1).cumsum(dim=-1)
-    draws = uniforms(batch.sequence_ids, batch.positions, seed).to(cumulative.dtype)
-    total = cumulative[..., -1]
-    # Rounded to float32 a draw may reach 1; held under the total, it still falls on a possible token.
-    wanted = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, wanted[..., None].contiguous(), right=True)[..., 0]
+    """One token per position from softmax(logits): first a group of neighbouring tokens by its mass, then one of them.
+
+    Each choice is an exponential race, the arrival of token j being E_j / p_j: rounding moves it only where two
+    arrivals nearly tie. Inverting the cumulative distribution instead would let one rounded probability shift every
+    threshold after it; between float32 and bfloat16 that changed 6 % of the labels of a random model, a race .1 %.
+    Groups of about √v tokens need 2√v random numbers per position in place of v.
+    """
+    b, t, v = logits.shape
+    size = 2 ** round(math.log2(v) / 2)
+    masses = functional.pad(torch.softmax(logits.float(), dim=-1), (0, -v % size)).view(b, t, -1, size)
+    keys = counters(batch.sequence_ids, batch.positions, seed)
+    groups = _race(masses.sum(-1), keys)
+    inside = masses.gather(2, groups[..., None, None].expand(b, t, 1, size))[:, :, 0]
+    return groups * size + _race(inside, splitmix64(keys))
 
 
-def uniforms(sequence_ids: Int[Tensor, "b"], positions: Int[Tensor, "b t"], seed: int) -> Float[Tensor, "b t"]:
-    """Uniform numbers in [0, 1), a pure function of (seed, sequence, position): SplitMix64 as a counter hash."""
+def _race(masses: Float[Tensor, "b t n"], keys: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+    """The index of the first arrival; one of no mass never arrives."""
+    numbers = splitmix64(torch.arange(masses.shape[-1], device=masses.device))
+    waits = -torch.log(uniforms(keys[..., None] ^ numbers))
+    return (masses / waits.to(masses.dtype).clamp_min(torch.finfo(masses.dtype).tiny)).argmax(-1)
+
+
+def counters(sequence_ids: Int[Tensor, "b"], positions: Int[Tensor, "b t"], seed: int) -> Int[Tensor, "b t"]:
+    """A 64-bit key per (seed, sequence, position)."""
     key = splitmix64(splitmix64(torch.full_like(sequence_ids, seed)) ^ sequence_ids)
-    return _shift(splitmix64(key[:, None] ^ splitmix64(positions)), 11).double() * 2.0**-53
+    return splitmix64(key[:, None] ^ splitmix64(positions))
+
+
+def uniforms(counters: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Uniform numbers in (0, 1), a pure function of each counter: SplitMix64 as a counter hash."""
+    return (_shift(splitmix64(counters), 12).double() + 0.5) * 2.0**-52
 
 
 def splitmix64(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:

@@ -28,6 +28,11 @@ def sweep(
 
     `precision` is that of the forward and backward pass; what is summed from the calls is summed in float32.
     """
+    if model.device.type == "cpu" and model.dtype == torch.float16:
+        raise InfluenceError(
+            "model: expected float32 or bfloat16 weights on a CPU, found float16, whose gradients underflow there. "
+            "Call model.float(), or use a GPU."
+        )
     # Attention's backward pass makes denormal numbers on real text, which x86 handles in microcode: on a
     # 5-layer Llama with 512 tokens, flushing them to zero made a pass 6 times faster in float32 and 18 times in
     # bfloat16. The flag belongs to a thread and is inherited by the threads it starts, so it is set here.

@@ -8,13 +8,13 @@ Every side does the same work: a model with random weights, its MLP modules with
 tokens of one length, sampled Fisher (labels drawn from the model), damping .1 · mean(Λ) per module, equal batches,
 sdpa attention, denormals flushed to zero. Stages are timed round-robin: in a round each side does a stage before
 any does the next, so that a machine busy with other things slows all alike. Printed are the median over rounds and
-(lowest … highest), and ratios within a round. Every side reads and writes its factors as files in a temporary
-directory; models and libraries are loaded before the clock starts.
+(lowest … highest), and ratios within a round. Every side writes its factors to a temporary directory and, but for
+bergson, which hands some on in memory, reads them from there; models and libraries are loaded before the clock starts.
 
 Also printed: one scoring pass of 1, 8 and 64 prepared queries beside a floor, which is a forward pass and a
 backward pass through activations over the same sequences, written here without headwater; and what our precision
-policy does to the ranks of scores. Our scores are by module and keep 32 singular directions of each query;
-self-influence is left out, for the others have none. No other side splits its scores by module.
+policy does to the ranks of scores. Our scores stay apart by module and keep 32 singular directions of each query;
+the others sum over modules and keep whole query gradients, as is their default. Self-influence is left out.
 """
 
 from __future__ import annotations
@@ -479,15 +479,15 @@ def report_floor(ours: list[Ours], options: argparse.Namespace) -> dict[str, flo
     runs, floors = {}, {}
     n = len(ours[0].work.candidates)
     device = ours[0].work.model.device
+    print("\nQuery gradients, preconditioned and compressed: once before a pass, and a part of `scores` above:\n")
     for side in ours:
         name = dtype_name(side.precision)
         runs["floor", name] = partial(timed, device, partial(floor, side.work, side.precision))
         for q in options.floor_queries:
             forms: list = []
-            spent = timed(
-                device, lambda q=q, forms=forms, side=side: forms.extend(side.prepare(side.work.many_queries[:q]))
-            )
-            print(f"{counted(q)} prepared for {name} in {spent.seconds:.3g} s: {described(forms)}", file=sys.stderr)
+            queries = side.work.many_queries[:q]
+            spent = timed(device, lambda forms=forms, side=side, queries=queries: forms.extend(side.prepare(queries)))
+            print(f"- {counted(q)} for {name}: {spent.seconds:.3g} s; {described(forms)}", flush=True)
             runs[counted(q), name] = partial(timed, device, partial(side.score, forms))
     found = round_robin(options.rounds, runs)
     seconds = {key: [t.seconds for t in timings] for key, timings in found.items()}
