@@ -96,7 +96,7 @@ def stored_precision(path: Path) -> str:
     counts: Counter[str] = Counter()
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
-            counts.update(weights.get_slice(name).get_dtype() for name in weights.keys())
+            counts.update(weights.get_slice(name).get_dtype() for name in list(weights.keys()))
     return names.get(found := counts.most_common(1)[0][0], found)
 
 

@@ -7,7 +7,7 @@ module's sequence gradient is held against plain autograd on the weights: a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,13 @@ from storage.store import Store
 from tasks.compute import ComputeParameters, dtype_of
 from tasks.factors import PASS, FitParameters
 from tasks.influence.batches import TokenSequence, batches, collate, token_batches
-from tasks.influence.compression import Compressed, compress, project
+from tasks.influence.compression import Compressed, project
 from tasks.influence.covariance import covariance_sums
 from tasks.influence.ekfac import Metric, eigenbasis, eigenvalue_sums, relative_damping
 from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import sampled_token_loss, true_token_loss
-from tasks.influence.queries import encode_query, preconditioned, query_calls
+from tasks.influence.objectives import sampled_token_gradient, true_token_gradient, true_token_loss
+from tasks.influence.queries import compressed_gradients, encode_query, query_calls
 from tasks.influence.scores import pairwise_scores
 from tasks.influence.sweep import sweep
 from tasks.sampling import uniform_sample
@@ -111,7 +111,7 @@ def check_gradients(model: Path, modules: str, tokens: list[int]) -> GradientChe
     network = load_model(model)
     tracked = select_modules(network, modules)
     batch = collate([TokenSequence(0, tokens)], network.device)
-    ((_, calls),) = sweep(network, tracked, [batch], true_token_loss)
+    ((_, calls),) = sweep(network, tracked, [batch], true_token_gradient)
     by_name = dict(network.named_modules())
     weights = [by_name[m.name].weight for m in tracked]
     for weight in weights:
@@ -158,7 +158,7 @@ def _scores(
     forms = [_form(calls[m.name], m, metrics[m.name], variant, sequences) for m in modules]
     found: dict[int, np.ndarray] = {}
     stream = batches(sequences, variant.batch_size, network.device)
-    for batch, seen in sweep(network, modules, stream, true_token_loss, variant.score):
+    for batch, seen in sweep(network, modules, stream, true_token_gradient, variant.score):
         pairs = zip(modules, forms, strict=True)
         total = torch.stack([pairwise_scores(seen[m.name], m, form) for m, form in pairs]).double().sum(0)
         found.update(zip(batch.sequence_ids.tolist(), total.T.cpu().numpy(), strict=True))
@@ -166,12 +166,9 @@ def _scores(
 
 
 def _form(calls: list, module: TrackedModule, metric: Metric, variant: _Variant, sequences) -> Compressed:
-    def gradients() -> Iterable[torch.Tensor]:
-        return preconditioned(calls, module, metric)
-
-    if variant.rank is None:
-        return project(gradients, None, None)  # whole: nothing is dropped
-    return compress(gradients, variant.rank, max(len(s.token_ids) for s in sequences))
+    if variant.rank is None:  # whole: nothing is dropped
+        return project(lambda: (metric.precondition(sequence_gradients(c, module)[0]) for c in calls), None, None)
+    return compressed_gradients(calls, module, metric, variant.rank, max(len(s.token_ids) for s in sequences))
 
 
 def _metrics(
@@ -181,7 +178,7 @@ def _metrics(
     sequences: list[TokenSequence],
     variant: _Variant,
 ) -> dict[str, Metric]:
-    objective = true_token_loss if fit.fisher == "empirical" else partial(sampled_token_loss, seed=fit.seed)
+    objective = true_token_gradient if fit.fisher == "empirical" else partial(sampled_token_gradient, seed=fit.seed)
 
     def passes() -> Iterator:
         stream = token_batches(sequences, PASS, network.device)

@@ -36,7 +36,7 @@ from tasks.influence.ekfac import eigenbasis, eigenvalue_sums
 from tasks.influence.errors import InfluenceError
 from tasks.influence.footprint import covariance_bytes, metric_bytes, module_groups
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import sampled_token_loss, true_token_loss
+from tasks.influence.objectives import sampled_token_gradient, true_token_gradient
 from tasks.influence.sweep import sweep
 from tasks.machine import matrix_budget
 from tasks.metrics import read_eigenbasis, write_eigenbasis
@@ -146,9 +146,9 @@ def _passes(job: SumJob, modules: list[TrackedModule]):
     tokens = read_tokens(job.store, np.array(job.sequence_ids))
     sequences = [TokenSequence(i, tokens[i]) for i in job.sequence_ids]
     objective = (
-        true_token_loss
+        true_token_gradient
         if job.parameters.fisher == "empirical"
-        else partial(sampled_token_loss, seed=job.parameters.seed)
+        else partial(sampled_token_gradient, seed=job.parameters.seed)
     )
     stream = token_batches(sequences, PASS, model.device)
     return sweep(model, modules, stream, objective, dtype_of(job.compute))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,10 +15,9 @@ from storage.store import Store
 from storage.tables import write_part
 from storage.tensors import write_tensors
 from tasks.influence.batches import TokenSequence
-from tasks.influence.capture import Call
-from tasks.influence.compression import compress
-from tasks.influence.modules import TrackedModule, coverage, select_modules
-from tasks.influence.queries import encode_query, log_probability, preconditioned, query_calls
+from tasks.influence.modules import coverage, select_modules
+from tasks.influence.queries import compressed_gradients, encode_query, log_probability, query_calls
+from tasks.machine import matrix_budget
 from tasks.metrics import CURVED, Damping, GradientMethod, LexicalMethod, fit_of, load_metric, rank_notes
 from tasks.progress import progress
 from tasks.scoring import Scoring
@@ -65,15 +62,16 @@ def prepare_queries(scoring: Scoring, rank: int) -> None:
     tensors: dict[str, torch.Tensor] = {}
     compressions: list[tuple[str, int, list[float]]] = []
     dampings: dict[str, float] = {}
+    room = matrix_budget() // (len(modules) * len(scoring.methods))
     with progress("query gradients", len(modules)) as advance:
-        for k, module in enumerate(modules):  # one module's metrics and dense gradients at a time
-            metrics = [
-                load_metric(store, fit, module, method, scoring.damping, network.device) for method in scoring.methods
-            ]
-            form = compress(partial(_gradients, calls[module.name], module, metrics), rank, positions)
-            tensors |= {f"{k}.{name}": tensor for name, tensor in form.tensors().items()}
-            compressions.append((module.name, form.rank, form.residual[: len(prompts)].tolist()))
-            dampings[module.name] = metrics[0].damping
+        for k, module in enumerate(modules):
+            for method in scoring.methods:  # one metric and one module's gradients at a time
+                metric = load_metric(store, fit, module, method, scoring.damping, network.device)
+                form = compressed_gradients(calls[module.name], module, metric, rank, positions, room)
+                tensors |= {f"{method}.{k}.{name}": tensor for name, tensor in form.tensors().items()}
+                if method == scoring.method:
+                    compressions.append((module.name, form.rank, form.residual.tolist()))
+                    dampings[module.name] = metric.damping
             advance(1)
     _write_compressions(store, run_id, prompts, compressions)
     stored = stored_precision(model)
@@ -81,12 +79,6 @@ def prepare_queries(scoring: Scoring, rank: int) -> None:
     _write_modules(store, run_id, coverage(network, modules, scoring.modules), dampings, rank_notes(fit), precision)
     write_tensors(store, staged_tensors_path(store, run_id, "query_gradients"), tensors)
     _write_queries(store, run_id, prompts, encoded, [log_probability(network, query) for query in encoded])
-
-
-def _gradients(calls: list[list[Call]], module: TrackedModule, metrics: list) -> Iterator[torch.Tensor]:
-    """The queries under the first method, then under the next."""
-    for metric in metrics:
-        yield from preconditioned(calls, module, metric)
 
 
 def _write_compressions(

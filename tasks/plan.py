@@ -24,7 +24,7 @@ from tasks.influence.batches import TokenSequence, collate
 from tasks.influence.block_diagonal import widths
 from tasks.influence.footprint import covariance_bytes, decomposition_bytes, metric_bytes, module_groups
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import true_token_loss
+from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import sweep
 from tasks.machine import GIB, PeakMemory, free_bytes, matrix_budget
 
@@ -119,7 +119,7 @@ def measure_rates(model: Path, modules: list[TrackedModule], positions: int, com
 
     def seconds(dtype: torch.dtype) -> float:
         def once() -> None:
-            for _ in sweep(network, modules, [batch], true_token_loss, dtype):
+            for _ in sweep(network, modules, [batch], true_token_gradient, dtype):
                 pass
 
         return _fastest(once, network.device) / batch.token_ids.numel()

@@ -22,7 +22,7 @@ from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.compression import Compressed, restore
 from tasks.influence.footprint import metric_bytes, module_groups
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import true_token_loss
+from tasks.influence.objectives import true_token_gradient
 from tasks.influence.queries import encode_query, preconditioned_gradients
 from tasks.influence.scores import pairwise_scores, token_scores
 from tasks.influence.sweep import sweep
@@ -121,7 +121,11 @@ def _score_group(job: BlockJob, network, modules: list[TrackedModule], numbers: 
     for batch, calls in _passes(scoring, network, modules, job.sequence_ids, dtype_of(scoring.compute)):
         order.extend(batch.sequence_ids.tolist())
         uses = [(calls[module.name], module) for module in modules]
-        scores.append(torch.stack([pairwise_scores(c, m, q) for (c, m), q in zip(uses, queries, strict=True)]).cpu())
+        of_modules = [
+            torch.cat([pairwise_scores(c, m, form) for form in forms])
+            for (c, m), forms in zip(uses, queries, strict=True)
+        ]
+        scores.append(torch.stack(of_modules).cpu())
         if metrics:
             selves.append(squared_norms(metrics, calls, modules))
     norms = torch.cat(selves, dim=1).numpy() if selves else np.zeros((2, len(order)))
@@ -132,19 +136,19 @@ def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_id
     tokens = read_tokens(scoring.store, np.array(sequence_ids))
     sequences = [TokenSequence(i, tokens[i]) for i in sequence_ids]
     stream = batches(sequences, scoring.compute.batch_size, network.device)
-    return sweep(network, modules, stream, true_token_loss, precision)
+    return sweep(network, modules, stream, true_token_gradient, precision)
 
 
-def _compressed_queries(scoring: Scoring, numbers: list[int], device: torch.device) -> list[Compressed]:
-    """Per module, the queries of all methods one after another."""
+def _compressed_queries(scoring: Scoring, numbers: list[int], device: torch.device) -> list[list[Compressed]]:
+    """Per module, the queries under each method."""
     path = staged_tensors_path(scoring.store, scoring.run_id, "query_gradients")
     names = tensor_names(path)
-    found = []
-    for k in numbers:
-        mine = [name for name in names if name.startswith(f"{k}.")]
-        tensors = read_tensors(path, mine)
-        found.append(restore({name.split(".")[1]: tensor.to(device) for name, tensor in tensors.items()}))
-    return found
+
+    def form(method: str, k: int) -> Compressed:
+        mine = [name for name in names if name.startswith(f"{method}.{k}.")]
+        return restore({name.split(".")[2]: tensor.to(device) for name, tensor in read_tensors(path, mine).items()})
+
+    return [[form(method, k) for method in scoring.methods] for k in numbers]
 
 
 def _write_scores(job: BlockJob, sequence_ids: np.ndarray, scores: np.ndarray) -> None:

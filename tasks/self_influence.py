@@ -15,7 +15,7 @@ from tasks.fanout import Workers, fan_out
 from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.footprint import metric_bytes, module_groups
 from tasks.influence.modules import select_modules
-from tasks.influence.objectives import true_token_loss
+from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import sweep
 from tasks.machine import matrix_budget
 from tasks.selves import Curvature, load_metrics, squared_norms, unknown_sequences, write_self_influences
@@ -62,7 +62,7 @@ def measure_block(job: SelfJob) -> int:
         chosen = [modules[k] for k in group]
         metrics = load_metrics(curvature, chosen, network.device)
         stream = batches(sequences, curvature.compute.batch_size, network.device)
-        passes = sweep(network, chosen, stream, true_token_loss, dtype_of(curvature.compute))
+        passes = sweep(network, chosen, stream, true_token_gradient, dtype_of(curvature.compute))
         order, found = [], []
         for batch, calls in passes:
             order.extend(batch.sequence_ids.tolist())

@@ -32,7 +32,7 @@ from tasks.influence.compression import low_rank
 from tasks.influence.covariance import CovarianceSums, covariance_sums
 from tasks.influence.ekfac import Eigenbasis, Metric, eigenbasis, eigenvalue_sums
 from tasks.influence.modules import TrackedModule
-from tasks.influence.objectives import sampled_token_loss, true_token_loss
+from tasks.influence.objectives import sampled_token_gradient, true_token_gradient
 from tasks.influence.queries import preconditioned_gradients
 from tasks.influence.scores import pairwise_scores
 from tasks.influence.sweep import Calls, sweep
@@ -184,7 +184,7 @@ def passes(
     objective=None,
 ) -> list[tuple[Batch, Calls]]:
     """All batches of a sweep at once."""
-    return list(sweep(model, modules, batches(sequences, batch_size), objective or true_token_loss))
+    return list(sweep(model, modules, batches(sequences, batch_size), objective or true_token_gradient))
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def fit(
     labels: int | None = None,
 ) -> Fit:
     """EK-FAC on true labels, or on those drawn under a seed."""
-    objective = None if labels is None else partial(sampled_token_loss, seed=labels)
+    objective = None if labels is None else partial(sampled_token_gradient, seed=labels)
     return fit_passes(passes(model, modules, sequences, batch_size, objective), modules)
 
 

@@ -78,12 +78,13 @@ class Captured:
             output.requires_grad_()
         self._seen.append(_Seen(name, inputs.detach(), output, output._version, own_bias))
 
-    def gradients(self, loss: Tensor) -> dict[str, list[Call]]:
-        """Differentiate the loss; every tracked module's calls, in call order."""
+    def gradients(self, output: Tensor, gradient: Tensor | None = None) -> dict[str, list[Call]]:
+        """Differentiate a loss, or the model's output under the loss's gradient there; the calls, in call order."""
         changed = next((seen.name for seen in self._seen if seen.output._version != seen.version), None)
         if changed:
             raise changed_in_place(changed)
-        deltas = torch.autograd.grad(loss, [seen.output for seen in self._seen], allow_unused=True)
+        outputs = [seen.output for seen in self._seen]
+        deltas = torch.autograd.grad(output, outputs, grad_outputs=gradient, allow_unused=True)
         calls: dict[str, list[Call]] = {}
         for seen, delta in zip(self._seen, deltas, strict=True):
             call = Call(seen.inputs, torch.zeros_like(seen.output) if delta is None else delta, seen.own_bias)

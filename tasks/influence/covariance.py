@@ -9,7 +9,8 @@ Letters: i homogeneous input width, o output width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,8 +59,7 @@ def covariance_sums(
             total = sums[module.name]
             for matrix, x in ((total.inputs, a), (total.deltas, d)):
                 for block, part in zip(matrix.blocks, x.split([len(b) for b in matrix.blocks], dim=1), strict=True):
-                    # Products in float32 whatever the pass: small eigenvalues are differences of large entries.
-                    _add_upper_gram(block, part.float())
+                    _add_upper_gram(block, part)
             total.positions += len(a)
             total.sequences += len(batch.sequence_ids)
     for total in sums.values():
@@ -69,16 +69,34 @@ def covariance_sums(
 
 
 def _add_upper_gram(total: Float[Tensor, "d d"], x: Float[Tensor, "n d"]) -> None:
-    """Add xᵀx to `total`, right in its upper triangle only.
+    """Add xᵀx to `total`, right in its upper triangle only, in float32 whatever the pass.
 
     A symmetric product repeats itself: of BLOCKS × BLOCKS tiles only the upper ones are multiplied, which
     costs n·d²·(1 + 1/BLOCKS)/2 multiplications in place of n·d². Small matrices are not worth the cutting.
     """
     d = x.shape[1]
     width = d if d < SMALL else -(-d // BLOCKS)
-    for start in range(0, d, width):
-        rows = slice(start, min(start + width, d))
-        total[rows, start:] += x[:, rows].T @ x[:, start:]
+    with _exact_products(x.dtype):
+        x = x.float()
+        for start in range(0, d, width):
+            rows = slice(start, min(start + width, d))
+            total[rows, start:] += x[:, rows].T @ x[:, start:]
+
+
+@contextmanager
+def _exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """Multiply float32 copies of bfloat16 numbers at bfloat16's speed: nothing is rounded on the way in.
+
+    Small eigenvalues are differences of large entries, so the sums must come out in float32, which a bfloat16
+    product does not give on a CPU. "medium" lets the library round float32 factors to bfloat16, which these are.
+    """
+    before = torch.get_float32_matmul_precision()
+    if dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def add_covariances(parts: Iterable[CovarianceSums]) -> CovarianceSums:

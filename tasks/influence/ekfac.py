@@ -70,6 +70,10 @@ class Metric:
         scaled = rotated / (self.eigenvalues + self.damping)
         return self.out.right_transposed(self.inp.right_transposed(scaled).mT).mT
 
+    def solved(self, calls: list[Call], module: TrackedModule) -> Float[Tensor, "b o i"]:
+        """Q_outᵀ [(G + λI)⁻¹ ∇W] Q_in of each sequence: the solution in the eigenbasis, cheap for few positions."""
+        return rotated_gradients(calls, module, self.out, self.inp).div_(self.eigenvalues + self.damping)
+
     def squared_norms(self, calls: list[Call], module: TrackedModule) -> SquaredNorms:
         """∇W_zᵀ (G + λI)⁻¹ ∇W_z and ‖∇W_z‖² of each sequence; a rotation keeps the latter."""
         squares = rotated_gradients(calls, module, self.out, self.inp).square_().flatten(1)

@@ -1,5 +1,9 @@
 """The losses that are differentiated: summed negative log-probability in nats, of true or sampled tokens.
 
+An objective gives the loss's gradient in the logits, softmax(logits) less the one-hot label, which is all that a
+backward pass needs of it. One softmax serves the labels' draw and the gradient; a loss and its automatic derivative
+would read and write an array of batch × positions × vocabulary six times as often.
+
 Labels for the Fisher matrix are drawn from the model's own prediction (Grosse et al. 2023, section 2.2:
 "sampled from the model's predictive distribution"). Each draw depends on (seed, sequence, position) alone,
 so it is the same in any batch, order, part or worker.
@@ -34,9 +38,28 @@ def true_token_loss(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tenso
     return negative_log_likelihood(logits, batch.next_tokens, batch)
 
 
-def sampled_token_loss(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Float[Tensor, ""]:
-    """The loss whose gradient is the pseudo-gradient of the true Fisher matrix."""
-    return negative_log_likelihood(logits, sample_labels(logits.detach(), batch, seed), batch)
+@torch.no_grad()
+def true_token_gradient(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tensor, "b t v"]:
+    """dL/dlogits of the loss whose gradient a training sequence contributes."""
+    return _less_labels(_softmax(logits), batch.next_tokens, batch).to(logits.dtype)
+
+
+@torch.no_grad()
+def sampled_token_gradient(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Float[Tensor, "b t v"]:
+    """dL/dlogits of the loss whose gradient is the pseudo-gradient of the true Fisher matrix."""
+    probabilities = _softmax(logits)
+    return _less_labels(probabilities, sample_labels(probabilities, batch, seed), batch).to(logits.dtype)
+
+
+def _softmax(logits: Float[Tensor, "b t v"]) -> Float[Tensor, "b t v"]:
+    return torch.softmax(logits, dim=-1, dtype=torch.float32)
+
+
+def _less_labels(probabilities: Tensor, labels: Int[Tensor, "b t"], batch: Batch) -> Float[Tensor, "b t v"]:
+    """p − onehot(label) at scored positions, zero elsewhere; `probabilities` is overwritten."""
+    probabilities.scatter_add_(-1, labels[..., None], probabilities.new_full((*labels.shape, 1), -1.0))
+    probabilities[~batch.scored] = 0
+    return probabilities
 
 
 def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tensor, "b"]:
@@ -47,17 +70,17 @@ def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Ten
 
 
 @torch.no_grad()
-def sample_labels(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Int[Tensor, "b t"]:
-    """One token per position from softmax(logits): first a group of neighbouring tokens by its mass, then one of them.
+def sample_labels(probabilities: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Int[Tensor, "b t"]:
+    """One token per position by its probability: first a group of neighbouring tokens by its mass, then one of them.
 
     Each choice is an exponential race, the arrival of token j being E_j / p_j: rounding moves it only where two
     arrivals nearly tie. Inverting the cumulative distribution instead would let one rounded probability shift every
     threshold after it; between float32 and bfloat16 that changed 6 % of the labels of a random model, a race .1 %.
     Groups of about √v tokens need 2√v random numbers per position in place of v.
     """
-    b, t, v = logits.shape
+    b, t, v = probabilities.shape
     size = 2 ** round(math.log2(v) / 2)
-    masses = functional.pad(torch.softmax(logits.float(), dim=-1), (0, -v % size)).view(b, t, -1, size)
+    masses = functional.pad(probabilities, (0, -v % size)).view(b, t, -1, size)
     keys = counters(batch.sequence_ids, batch.positions, seed)
     groups = _race(masses.sum(-1), keys)
     inside = masses.gather(2, groups[..., None, None].expand(b, t, 1, size))[:, :, 0]

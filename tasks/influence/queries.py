@@ -9,7 +9,8 @@ Letters: q queries, o output width, i homogeneous input width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,11 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.influence.batches import TokenSequence, collate
 from tasks.influence.capture import Call
+from tasks.influence.compression import ROOM, Compressed, Gradients, compress
 from tasks.influence.ekfac import IdentityMetric, Metric
 from tasks.influence.errors import InfluenceError
 from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import TrackedModule
-from tasks.influence.objectives import log_probabilities, true_token_loss
+from tasks.influence.objectives import log_probabilities, true_token_gradient
 from tasks.influence.sweep import sweep
 
 if TYPE_CHECKING:
@@ -75,18 +77,31 @@ def query_calls(
     found: dict[str, list[list[Call]]] = {module.name: [] for module in modules}
     # One query per pass, so that each gets the same numbers whatever the others are.
     batches = (collate([query], model.device) for query in queries)
-    for _, calls in sweep(model, modules, batches, true_token_loss):
+    for _, calls in sweep(model, modules, batches, true_token_gradient):
         for module in modules:
             found[module.name].append(calls[module.name])
     return found
 
 
-def preconditioned(
-    calls: Iterable[list[Call]], module: TrackedModule, metric: Metric | IdentityMetric
-) -> Iterator[Float[Tensor, "o i"]]:
-    """(G + λI)⁻¹ ∇L_q of one module, query by query."""
-    for uses in calls:
-        yield metric.precondition(sequence_gradients(uses, module)[0])
+def compressed_gradients(
+    calls: list[list[Call]],
+    module: TrackedModule,
+    metric: Metric | IdentityMetric,
+    rank: int,
+    positions: int,
+    room: int = ROOM,
+) -> Compressed:
+    """(G + λI)⁻¹ ∇L_q of one module and every query, in the form that scores sequences of `positions` quickest.
+
+    Found in the eigenbasis, where the solution is a division, and rotated back when it is small.
+    """
+    if isinstance(metric, IdentityMetric):
+        return compress(lambda: (sequence_gradients(uses, module)[0] for uses in calls), rank, positions, room)
+    found: Gradients = lambda: (metric.solved(uses, module)[0] for uses in calls)  # noqa: E731
+    if 4 * len(calls) * module.d_out * module.columns <= room:
+        held = list(found())
+        found = partial(iter, held)
+    return compress(found, rank, positions, room).rotated_back(metric.out, metric.inp)
 
 
 def preconditioned_gradients(
@@ -97,4 +112,9 @@ def preconditioned_gradients(
 ) -> dict[str, Float[Tensor, "q o i"]]:
     """(G + λI)⁻¹ ∇L_q of every module at once, o·i numbers each; one metric is held at a time."""
     calls = query_calls(model, modules, queries)
-    return {m.name: torch.stack(list(preconditioned(calls[m.name], m, metric_of(m)))) for m in modules}
+    found = {}
+    for module in modules:
+        metric = metric_of(module)
+        gradients = [metric.precondition(sequence_gradients(uses, module)[0]) for uses in calls[module.name]]
+        found[module.name] = torch.stack(gradients)
+    return found

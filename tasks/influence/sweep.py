@@ -13,7 +13,7 @@ from tasks.influence.capture import Call, capturing
 from tasks.influence.errors import InfluenceError
 from tasks.influence.modules import TrackedModule
 
-Objective = Callable[[Tensor, Batch], Tensor]
+Objective = Callable[[Tensor, Batch], Tensor]  # logits [b, t, v] to the loss's gradient there
 Calls = dict[str, list[Call]]
 
 
@@ -28,7 +28,8 @@ def sweep(
 
     `precision` is that of the forward and backward pass; what is summed from the calls is summed in float32.
     """
-    if model.device.type == "cpu" and model.dtype == torch.float16:
+    weight = next(model.parameters())
+    if weight.device.type == "cpu" and weight.dtype == torch.float16:
         raise InfluenceError(
             "model: expected float32 or bfloat16 weights on a CPU, found float16, whose gradients underflow there. "
             "Call model.float(), or use a GPU."
@@ -45,8 +46,8 @@ def sweep(
                 enabled=precision != torch.float32,
                 cache_enabled=False,
             ):
-                loss = objective(model(**batch.model_inputs, use_cache=False).logits, batch)
-            calls = captured.gradients(loss)
+                logits = model(**batch.model_inputs, use_cache=False).logits
+            calls = captured.gradients(logits, objective(logits.detach(), batch))
             _require_called(modules, calls)
             _require_finite(batch, calls)
             yield batch, calls

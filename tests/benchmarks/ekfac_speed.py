@@ -49,7 +49,7 @@ from tasks.influence.compression import LowRank, compress, contraction_cost, sub
 from tasks.influence.covariance import add_covariances, covariance_sums
 from tasks.influence.ekfac import Metric, eigenbasis, eigenvalue_sums, relative_damping
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import sampled_token_loss, true_token_loss
+from tasks.influence.objectives import sampled_token_gradient, true_token_gradient
 from tasks.influence.queries import preconditioned, query_calls
 from tasks.influence.scores import pairwise_scores
 from tasks.influence.sweep import native_precision, sweep
@@ -57,7 +57,7 @@ from tasks.influence.sweep import native_precision, sweep
 FIT = ("covariances", "eigenbases", "eigenvalues")
 STAGES = (*FIT, "scores")
 PASS = 4096  # padded positions of one pass of a fit, as in tasks/factors.py
-SAMPLED = partial(sampled_token_loss, seed=0)  # the objective of a fit
+SAMPLED = partial(sampled_token_gradient, seed=0)  # the objective of a fit
 PRESETS = {  # layers, width, context, vocabulary
     "neox": (6, 384, 256, 8192),
     "llama-1b": (16, 2048, 512, 32000),
@@ -165,7 +165,7 @@ class Ours:
         model, rows = self.work.model, _sequences(self.work.candidates)
         stream = batches(rows, self.work.batch_size, model.device)
         found, order = [], []
-        for batch, calls in sweep(model, self.modules, stream, true_token_loss, self.precision):
+        for batch, calls in sweep(model, self.modules, stream, true_token_gradient, self.precision):
             scores = [pairwise_scores(calls[m.name], m, q) for m, q in zip(self.modules, forms, strict=True)]
             found.append(torch.stack(scores).cpu())
             order.extend(batch.sequence_ids.tolist())
@@ -567,7 +567,7 @@ def print_correlation(name: str, beside: str, a: Tensor, b: Tensor) -> None:
 def report_parity(work: Work, options: argparse.Namespace) -> None:
     """Ours and kronfluence in float32 on one matrix: true labels, one absolute damping, full rank."""
     full = replace(work, rank=min(work.model.config.hidden_size, work.model.config.intermediate_size) + 1)
-    ours = Ours(full, torch.float32, work.folder / "parity", objective=true_token_loss)
+    ours = Ours(full, torch.float32, work.folder / "parity", objective=true_token_gradient)
     other = Kronfluence(work, torch.float32, options, parity=True)
     for stage in FIT:
         ours.run(stage)

@@ -9,13 +9,17 @@ import oracles
 import pytest
 import torch
 
+from tasks.influence import compression
+from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.compression import (
     NEGLIGIBLE,
     LowRank,
     SharedSubspace,
     compress,
     contraction_cost,
+    leading_vectors,
     low_rank,
+    project,
     restore,
     subspace_cost,
 )
@@ -89,6 +93,22 @@ def test_a_gradient_of_zero_loses_nothing():
     assert not low.dense.any()
 
 
+@pytest.mark.parametrize("decay", ["slow", "fast"])
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60)])
+def test_few_of_many_directions_are_found_nearly_as_well_as_by_a_whole_decomposition(shape, decay):
+    g = torch.Generator().manual_seed(0)
+    q_out, q_in = (torch.linalg.qr(torch.randn(n, 60, generator=g))[0] for n in shape)
+    k = torch.arange(1.0, 61.0)
+    values = k**-0.5 if decay == "slow" else 0.8**k
+    v = (q_out * values) @ q_in.T
+    low = low_rank(lambda: [v], 12)
+    best = float((values[12:].square().sum() / values.square().sum()).sqrt())
+    assert best <= float(low.residual) * (1 + 1e-5)
+    assert float(low.residual) <= 1.01 * best, (float(low.residual), best)
+    u = leading_vectors(v, 12)
+    oracles.assert_agree(u.T @ u, torch.eye(12), 1e-5)
+
+
 # The shared subspace
 
 
@@ -138,7 +158,8 @@ def test_no_query_loses_more_in_the_chosen_form_than_at_rank_r(noise, rank, shap
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20), (4, 40), (40, 4)])
-def test_the_chosen_form_is_the_cheapest_that_suffices(shape):
+def test_the_chosen_form_is_the_cheapest_that_suffices(shape, monkeypatch):
+    monkeypatch.setattr(compression, "ALIGNED", 1)
     v = alike(12, *shape, directions=3, noise=0.2)
     o, i, t, rank = *shape, 50, 6
     form = compress(lambda: v, rank, t)
@@ -169,3 +190,20 @@ def test_a_form_is_restored_from_its_tensors():
         back = restore(form.tensors())
         assert type(back) is type(form)
         assert torch.equal(back.dense, form.dense)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("q", [1, 24])
+def test_a_form_rotated_back_is_the_form_of_the_rotated_queries(q, blocks):
+    g = torch.Generator().manual_seed(3)
+    v = alike(q=q)
+
+    def rotation(d):
+        sizes = [d] if blocks == 1 else [d // 2, d - d // 2]
+        return BlockDiagonal(tuple(torch.linalg.qr(torch.randn(n, n, generator=g))[0] for n in sizes))
+
+    q_out, q_in = rotation(20), rotation(30)
+    whole = project(lambda: v, None, None)
+    for form in (compress(lambda: v, 4, 50), whole):
+        expected = q_out.dense @ form.dense @ q_in.dense.T
+        oracles.assert_agree(form.rotated_back(q_out, q_in).dense, expected, 1e-5)

@@ -13,7 +13,7 @@ from tasks.influence.batches import TokenSequence
 from tasks.influence.capture import Call
 from tasks.influence.covariance import CovarianceSums, add_covariances, covariance_sums
 from tasks.influence.modules import select_modules
-from tasks.influence.objectives import sampled_token_loss
+from tasks.influence.objectives import sampled_token_gradient
 
 
 def sums_of(model, modules, sequences, batch_size=4, objective=None):
@@ -47,7 +47,7 @@ def test_covariances_of_the_true_fisher_use_the_sampled_labels():
     model = cases.gpt2()
     sequences = cases.corpus(17)
     modules = select_modules(model, "mlp")
-    sums = sums_of(model, modules, sequences, objective=partial(sampled_token_loss, seed=5))
+    sums = sums_of(model, modules, sequences, objective=partial(sampled_token_gradient, seed=5))
     for module in modules:
         a_ii, d_oo = loops(model, module.name, sequences, seed=5)
         oracles.assert_agree(sums[module.name].inputs.dense, a_ii, 1e-6)
@@ -89,7 +89,7 @@ def test_the_homogeneous_coordinate_holds_the_mean_input_and_one():
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
-@pytest.mark.parametrize("objective", [None, partial(sampled_token_loss, seed=1)], ids=["empirical", "sampled"])
+@pytest.mark.parametrize("objective", [None, partial(sampled_token_gradient, seed=1)], ids=["empirical", "sampled"])
 def test_covariances_do_not_depend_on_batch_size_or_order(family, objective):
     model = cases.FAMILIES[family]()
     modules = select_modules(model, "mlp")

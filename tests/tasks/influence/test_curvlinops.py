@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from tasks.influence.batches import Batch, TokenSequence, batches
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import true_token_loss
+from tasks.influence.objectives import true_token_gradient
 from tasks.influence.queries import preconditioned_gradients
 from tasks.influence.sweep import sweep
 
@@ -60,9 +60,13 @@ class Rows(nn.Module):
         return logits[:, -1] if self.scored == "last" else logits.flatten(0, 1)
 
 
-def last_token_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """−Σ log p of each sequence's last token."""
-    return functional.cross_entropy(logits[:, -2], batch.token_ids[:, -1], reduction="sum")
+def last_token_gradient(logits: Tensor, batch: Batch) -> Tensor:
+    """Of −Σ log p of each sequence's last token, in the logits."""
+
+    def loss(logits: Tensor) -> Tensor:
+        return functional.cross_entropy(logits[:, -2], batch.token_ids[:, -1], reduction="sum")
+
+    return torch.func.grad(loss)(logits)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Both:
         self.setup, self.model = setup, FAMILIES[family](seed=2)
         self.modules = select_modules(self.model, "all")
         sequences = cases.corpus(17, lengths=[T + 1] * N)
-        objective = true_token_loss if setup.scored == "every" else last_token_loss
+        objective = true_token_gradient if setup.scored == "every" else last_token_gradient
         # Batches of unequal size: 24 = 7 + 7 + 7 + 3.
         self.fit = cases.fit_passes(
             list(sweep(self.model, self.modules, batches(sequences, 7), objective)), self.modules

@@ -23,7 +23,7 @@ from tasks.influence.ekfac import (
 )
 from tasks.influence.errors import InfluenceError
 from tasks.influence.modules import select_modules
-from tasks.influence.objectives import sampled_token_loss
+from tasks.influence.objectives import sampled_token_gradient
 
 
 def fit(passes, module, n) -> tuple[Eigenbasis, torch.Tensor]:
@@ -94,7 +94,7 @@ def test_eigenvalues_are_the_diagonal_of_the_rotated_fisher(family, fisher):
     model = cases.FAMILIES[family]()
     sequences = cases.corpus(17)
     seed = 4 if fisher == "sampled" else None
-    objective = partial(sampled_token_loss, seed=seed) if seed else None
+    objective = partial(sampled_token_gradient, seed=seed) if seed else None
     for module in select_modules(model, "all")[:3]:
         basis, eigenvalues = fit_model(model, module, sequences, objective=objective)
         f = oracles.fisher(gradients(model, module, sequences, seed))
@@ -108,7 +108,9 @@ def test_eigenvalues_sum_to_the_trace_of_the_fisher(fisher):
     sequences = cases.corpus(17)
     seed = 4 if fisher == "sampled" else None
     for module in select_modules(model, "all"):
-        _, eigenvalues = fit_model(model, module, sequences, objective=seed and partial(sampled_token_loss, seed=seed))
+        _, eigenvalues = fit_model(
+            model, module, sequences, objective=seed and partial(sampled_token_gradient, seed=seed)
+        )
         g = gradients(model, module, sequences, seed)
         oracles.assert_agree(eigenvalues.double().sum(), g.square().sum((1, 2)).mean(), 1e-5)
 
@@ -136,7 +138,7 @@ def test_weights_used_twice_in_a_pass_have_the_eigenvalues_of_their_whole_gradie
     assert ekfac < kfac, f"relative distance to the Fisher: EK-FAC {ekfac:.3g}, K-FAC {kfac:.3g}"
 
 
-@pytest.mark.parametrize("objective", [None, partial(sampled_token_loss, seed=1)], ids=["empirical", "sampled"])
+@pytest.mark.parametrize("objective", [None, partial(sampled_token_gradient, seed=1)], ids=["empirical", "sampled"])
 @pytest.mark.parametrize("family", cases.FAMILIES)
 def test_eigenvalues_do_not_depend_on_batch_size_or_order(family, objective):
     model = cases.FAMILIES[family]()

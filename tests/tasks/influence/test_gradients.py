@@ -14,7 +14,7 @@ from tasks.influence.batches import Batch, TokenSequence, collate
 from tasks.influence.covariance import covariance_sums
 from tasks.influence.gradients import homogeneous, inputs_of, scored_positions, sequence_gradients
 from tasks.influence.modules import select_modules
-from tasks.influence.objectives import sample_labels, true_token_loss
+from tasks.influence.objectives import sample_labels, true_token_gradient
 from tasks.influence.sweep import sweep
 
 
@@ -93,7 +93,7 @@ def test_the_content_of_the_padding_reaches_no_gradient(family):
     other[0, 3:] = torch.arange(6) + 5
     pair = [batch, Batch(batch.sequence_ids, other, batch.scored)]
     first, second = (
-        sequence_gradients(c[module.name], module) for _, c in sweep(model, [module], pair, true_token_loss)
+        sequence_gradients(c[module.name], module) for _, c in sweep(model, [module], pair, true_token_gradient)
     )
     oracles.assert_agree(second, first, 1e-7)
 
@@ -156,7 +156,7 @@ def test_left_padded_sequences_have_the_gradients_they_have_alone(model, attenti
     dtype, tolerance = ATTENTIONS[attention]
     model = attending(cases.BIASES[model](seed=1, dtype=dtype), attention)
     modules = select_modules(model, "all")
-    ((_, calls),) = sweep(model, modules, [collate(LEFT, padding="left")], true_token_loss)
+    ((_, calls),) = sweep(model, modules, [collate(LEFT, padding="left")], true_token_gradient)
     for module in modules:
         for found, s in zip(sequence_gradients(calls[module.name], module), LEFT, strict=True):
             expected = oracles.sequence_gradient(model, module.name, s.token_ids, s.first_scored)
@@ -168,7 +168,7 @@ def test_each_token_of_a_left_padded_sequence_has_the_gradient_it_has_alone(mode
     model = cases.BIASES[model]()
     modules = select_modules(model, "all")
     sequences = LEFT[:-1]
-    ((batch, calls),) = sweep(model, modules, [collate(sequences, padding="left")], true_token_loss)
+    ((batch, calls),) = sweep(model, modules, [collate(sequences, padding="left")], true_token_gradient)
     width = batch.token_ids.shape[1]
     for module in modules:
         (call,) = calls[module.name]
@@ -189,7 +189,7 @@ def test_the_content_of_the_left_padding_reaches_no_gradient(family):
     other = batch.token_ids.masked_fill(batch.attention_mask == 0, 13)
     assert not torch.equal(other, batch.token_ids)
     pair = [batch, Batch(batch.sequence_ids, other, batch.scored, batch.attention_mask, batch.position_ids)]
-    (_, first), (_, second) = sweep(model, modules, pair, true_token_loss)
+    (_, first), (_, second) = sweep(model, modules, pair, true_token_gradient)
     for module in modules:
         found, expected = (sequence_gradients(calls[module.name], module) for calls in (second, first))
         oracles.assert_agree(found, expected, 1e-7)
@@ -200,7 +200,7 @@ def test_covariances_are_the_same_for_padding_on_either_side(family):
     model = cases.FAMILIES[family]()
     modules = select_modules(model, "all")
     right, left = (
-        covariance_sums(sweep(model, modules, [collate(LEFT, padding=side)], true_token_loss), modules)
+        covariance_sums(sweep(model, modules, [collate(LEFT, padding=side)], true_token_gradient), modules)
         for side in ("right", "left")
     )
     for name, expected in right.items():
@@ -214,7 +214,7 @@ def test_sampled_labels_are_the_same_for_padding_on_either_side():
     labels = []
     for side in ("right", "left"):
         batch = collate(LEFT, padding=side)
-        drawn = sample_labels(model(**batch.model_inputs, use_cache=False).logits, batch, seed=3)
+        drawn = sample_labels(torch.softmax(model(**batch.model_inputs, use_cache=False).logits, -1), batch, seed=3)
         labels.append([row[keep].tolist() for row, keep in zip(drawn, batch.scored, strict=True)])
     assert labels[0] == labels[1]
 
@@ -239,7 +239,7 @@ DOCUMENTS = [[7, 2, 9, 11, 3], [5, 16, 1, 4, 8, 12, 2]]
 
 
 def gradients_of_row(model, modules, batch):
-    ((_, calls),) = sweep(model, modules, [batch], true_token_loss)
+    ((_, calls),) = sweep(model, modules, [batch], true_token_gradient)
     return {module.name: sequence_gradients(calls[module.name], module)[0] for module in modules}
 
 
@@ -268,7 +268,7 @@ def test_without_mask_and_positions_a_packed_row_mixes_its_documents(family):
 def test_each_token_of_a_packed_row_has_the_gradient_it_has_in_its_document(family):
     model = cases.FAMILIES[family]()
     modules = select_modules(model, "all")
-    ((batch, calls),) = sweep(model, modules, [packed(DOCUMENTS, "additive")], true_token_loss)
+    ((batch, calls),) = sweep(model, modules, [packed(DOCUMENTS, "additive")], true_token_gradient)
     for module in modules:
         a, d = scored_positions(calls[module.name], module, batch)
         expected = [pair for document in DOCUMENTS for pair in oracles.positions(model, module.name, document)]

@@ -28,7 +28,7 @@ from tasks.influence.batches import Batch, TokenSequence, collate
 from tasks.influence.capture import Call
 from tasks.influence.covariance import covariance_sums
 from tasks.influence.modules import coverage, select_modules
-from tasks.influence.objectives import true_token_loss
+from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import sweep
 
 pytest.importorskip("kronfluence", reason="an optional oracle: pip install headwater[oracles]")
@@ -229,7 +229,7 @@ def test_padding_that_the_model_sees_stays_out_of_s_where_kronfluence_sums_it(tm
     modules = select_modules(model, r"model\.layers\.0\.mlp\..*")  # what follows attends to its outputs
     masked = collate(train, padding="left")
     batch = Batch(masked.sequence_ids, masked.token_ids, masked.scored)
-    swept = list(sweep(model, modules, [batch], true_token_loss))
+    swept = list(sweep(model, modules, [batch], true_token_gradient))
     ((_, calls),) = swept
     sums = covariance_sums(swept, modules)
     padded = rows(model, train, side="left")

@@ -14,7 +14,13 @@ from tasks.influence.ekfac import IdentityMetric, Metric, eigenbasis, eigenvalue
 from tasks.influence.errors import InfluenceError
 from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import select_modules
-from tasks.influence.queries import encode_query, log_probability, preconditioned_gradients
+from tasks.influence.queries import (
+    compressed_gradients,
+    encode_query,
+    log_probability,
+    preconditioned_gradients,
+    query_calls,
+)
 from tasks.influence.scores import pairwise_scores, token_scores
 
 # Tokens
@@ -135,6 +141,23 @@ def test_the_identity_metric_gives_the_gradient_of_the_completion_loss():
         for query, v in zip(QUERIES, found[module.name], strict=True):
             expected = oracles.sequence_gradient(model, module.name, query.token_ids, query.first_scored)
             oracles.assert_agree(v, expected, 1e-6)
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("rank", [1, 99])
+@pytest.mark.parametrize("room", [0, 2**30])
+def test_compressed_gradients_are_the_preconditioned_ones_compressed(family, rank, room):
+    model = cases.FAMILIES[family]()
+    modules = select_modules(model, "mlp")
+    metrics = fitted(model, modules, cases.corpus(17), "ekfac", relative=0.1)
+    dense = preconditioned_gradients(model, modules, QUERIES, lambda m: metrics[m.name])
+    calls = query_calls(model, modules, QUERIES)
+    for module in modules:
+        form = compressed_gradients(calls[module.name], module, metrics[module.name], rank, positions=20, room=room)
+        v = dense[module.name]
+        measured = (v - form.dense).norm(dim=(1, 2)) / v.norm(dim=(1, 2))
+        oracles.assert_agree(form.residual + 1, measured.double() + 1, 1e-5)
+        assert (rank == 1) == bool((form.residual > 1e-3).all())
 
 
 # What influence promises

@@ -13,7 +13,7 @@ from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.errors import InfluenceError
 from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import select_modules
-from tasks.influence.objectives import true_token_loss
+from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import native_precision, sweep
 
 
@@ -28,7 +28,7 @@ def test_a_sweep_gives_each_batch_with_the_calls_of_every_module():
             given.append(batch)
             yield batch
 
-    for n, (batch, calls) in enumerate(sweep(model, modules, stream(), true_token_loss), start=1):
+    for n, (batch, calls) in enumerate(sweep(model, modules, stream(), true_token_gradient), start=1):
         assert batch is given[-1]
         assert len(given) == n  # no batch is read before the last one was used
         assert set(calls) == {m.name for m in modules}
@@ -74,7 +74,7 @@ def test_bfloat16_passes_point_where_float32_passes_point(family):
     modules = select_modules(model, "mlp")
     sequences = cases.corpus(17)
     exact, rounded = (
-        list(sweep(model, modules, batches(sequences, 6), true_token_loss, precision))
+        list(sweep(model, modules, batches(sequences, 6), true_token_gradient, precision))
         for precision in (torch.float32, torch.bfloat16)
     )
     for module in modules:
