@@ -7,7 +7,7 @@ from prefect import flow
 from flows.cluster import open_workers
 from flows.parameters import SelfInfluenceParameters
 from storage.checkpoints import find_checkpoint, model_fingerprint
-from storage.sequences import corpus_fingerprint, corpus_parts
+from storage.sequences import corpus_parts
 from storage.store import open_store
 from tasks.factors import fit_factors
 from tasks.metrics import CURVED, metric_id
@@ -22,7 +22,7 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
     curved = parameters.method in CURVED
     with open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
         fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
-        unfitted = [model_fingerprint(model), corpus_fingerprint(corpus_parts(store)), parameters.fit.modules]
+        unfitted = [model_fingerprint(model), parameters.fit.modules]
         factors_id = metric_id(fit_id, unfitted, parameters.method, parameters.damping)
         curvature = Curvature(
             store,

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from storage.checkpoints import load_model, model_fingerprint
+from storage.checkpoints import device, load_model, model_fingerprint
 from storage.digests import code_revision, digest_of
 from storage.factors import Fit, complete_fit, fit_path, has_fit
 from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, read_tokens
@@ -187,11 +187,11 @@ def decompose(job: DecomposeJob) -> None:
 
 
 def _covariances(tensors: dict[str, torch.Tensor]) -> CovarianceSums:
-    inputs, deltas = (
-        BlockDiagonal(tuple(tensors[f"{side}.{n}"] for n in range(len(tensors)) if f"{side}.{n}" in tensors))
-        for side in ("inputs", "deltas")
-    )
-    return CovarianceSums(inputs, deltas, *tensors["counts"].tolist())
+    def side(name: str) -> BlockDiagonal:
+        found = [tensors[f"{name}.{n}"] for n in range(len(tensors)) if f"{name}.{n}" in tensors]
+        return BlockDiagonal(tuple(found)).to(device())
+
+    return CovarianceSums(side("inputs"), side("deltas"), *tensors["counts"].tolist())
 
 
 def sum_eigenvalues(job: SumJob) -> None:

@@ -41,7 +41,7 @@ class Damping(BaseModel):
 def metric_id(fit_id: str | None, unfitted: list[str], method: str, damping: Damping) -> str:
     """The `factors_id` of the tables: a fit seen through a method and a damping.
 
-    Without a fit, `unfitted` says what the gradients depend on: model, corpus, modules.
+    Without a fit, `unfitted` says what the gradients depend on: model and modules.
     """
     prefix = {"ekfac": "ek", "kfac": "kf"}.get(method, "id")
     source = fit_id or digest_of(unfitted)

@@ -47,7 +47,7 @@ class Run:
 
     def scoring(self, fit_id: str | None) -> Scoring:
         """What the scoring stages need to know, once the factors are there."""
-        unfitted = [self.facts.model_fingerprint, self.facts.corpus_fingerprint, self.modules]
+        unfitted = [self.facts.model_fingerprint, self.modules]
         return Scoring(
             self.store,
             self.run_id,

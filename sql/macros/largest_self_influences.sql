@@ -1,7 +1,7 @@
 -- grain: one row per sequence: the k whose own gradient is largest under the factors: outliers, rare or mislabelled text
 -- of the whole corpus only where headwater self-influence has run; by 'total' or 'token' (divided by the scored tokens);
 -- of the factors named, or of those that most sequences have been measured under
-create or replace macro largest_self_influences(k := 20, "by" := 'total', factors := 'fullest') as table
+create or replace macro largest_self_influences(k := 10, "by" := 'total', factors := 'fullest') as table
 with fullest as (
     select factors_id
     from self_influences

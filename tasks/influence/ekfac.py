@@ -25,7 +25,7 @@ from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.capture import Call
 from tasks.influence.covariance import CovarianceSums
 from tasks.influence.errors import InfluenceError
-from tasks.influence.gradients import rotated_gradients, sequence_gradients
+from tasks.influence.gradients import rotated_by_sequence, rotated_gradients, sequence_gradients
 from tasks.influence.modules import TrackedModule
 from tasks.influence.sweep import Calls
 
@@ -76,9 +76,13 @@ class Metric:
 
     def squared_norms(self, calls: list[Call], module: TrackedModule) -> SquaredNorms:
         """∇W_zᵀ (G + λI)⁻¹ ∇W_z and ‖∇W_z‖² of each sequence; a rotation keeps the latter."""
-        squares = rotated_gradients(calls, module, self.out, self.inp).square_().flatten(1)
         inverse = (self.eigenvalues + self.damping).reciprocal().flatten()
-        return SquaredNorms(squares @ inverse, squares.sum(1))
+        metric, euclidean = [], []
+        for some in rotated_by_sequence(calls, module, self.out, self.inp):
+            squares = some.square_().flatten(1)
+            metric.append(squares @ inverse)
+            euclidean.append(squares.sum(1))
+        return SquaredNorms(torch.cat(metric), torch.cat(euclidean))
 
     def to(self, device: torch.device | str) -> Metric:
         """The same metric on another device."""
@@ -143,8 +147,11 @@ def eigenvalue_sums(
     for _, calls in passes:
         for module in modules:
             basis = bases[module.name]
-            squares = rotated_gradients(calls[module.name], module, basis.out, basis.inp).square_().sum(0)
-            sums[module.name] = sums[module.name].add_(squares) if module.name in sums else squares
+            for some in rotated_by_sequence(calls[module.name], module, basis.out, basis.inp):
+                if module.name not in sums:
+                    sums[module.name] = torch.zeros_like(some[0])
+                for gradient in some:
+                    sums[module.name].addcmul_(gradient, gradient)
     return sums
 
 

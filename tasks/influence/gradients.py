@@ -7,7 +7,7 @@ Letters: b sequences, t positions, i homogeneous input width, o output width, n 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,8 @@ from tasks.influence.modules import TrackedModule
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+CACHED = 2**20  # numbers that stay in a processor's cache while they are squared and summed
 
 
 def homogeneous(
@@ -46,14 +48,31 @@ def sequence_gradients(calls: list[Call], module: TrackedModule) -> Float[Tensor
     Products are in the precision of the pass, their sums over calls in float32.
     """
     # einsum("bto,bti->boi"); δ is zero where a position is padding, so nothing needs masking.
-    parts = (torch.bmm(call.deltas.transpose(1, 2), inputs_of(call, module)).float() for call in calls)
-    return _total(parts)
+    return _total(torch.bmm(call.deltas.mT, inputs_of(call, module)) for call in calls).float()
 
 
 def rotated_gradients(
     calls: list[Call], module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal
 ) -> Float[Tensor, "b o i"]:
-    """Q_outᵀ ∇W Q_in of each sequence.
+    """Q_outᵀ ∇W Q_in of each sequence."""
+    return _rotated(calls, module, q_out, q_in).float()
+
+
+def rotated_by_sequence(
+    calls: list[Call], module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal
+) -> Iterator[Float[Tensor, "c o i"]]:
+    """The same in float32, a few sequences at a time: what is summed at once should still be in a processor's cache.
+
+    Squaring and summing all of a batch at once took 13 times as long on a CPU (16 × 1,536 × 385, from bfloat16).
+    """
+    gradients = _rotated(calls, module, q_out, q_in)
+    few = len(gradients) if gradients.is_cuda else max(1, CACHED // (module.d_out * module.columns))
+    for some in gradients.split(few):
+        yield some.float()
+
+
+def _rotated(calls: list[Call], module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal) -> Tensor:
+    """Rotated gradients, in the precision of the pass where there is one call.
 
     A side is rotated before the sum over positions, for t·o² (or t·i²) multiplications per sequence, or after
     it, for o²·i (or o·i²): before while t < i (or t < o). Blocks divide both by their number.
@@ -65,14 +84,17 @@ def rotated_gradients(
         deltas, inputs = call.deltas, inputs_of(call, module)
         left = out.right(deltas) if t < module.columns else deltas
         right = inp.right(inputs) if t < module.d_out else inputs
-        gradient = torch.bmm(left.transpose(1, 2), right)
+        gradient = torch.bmm(left.mT, right)
         gradient = gradient if t < module.columns else out.right(gradient.mT).mT
-        parts.append((gradient if t < module.d_out else inp.right(gradient)).float())
+        parts.append(gradient if t < module.d_out else inp.right(gradient))
     return _total(parts)
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:
+    """The sum over calls: one is itself, several are added in float32."""
     first, *others = parts
+    if others:
+        first = first.float()
     for other in others:
         first = first.add_(other)
     return first

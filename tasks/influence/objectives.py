@@ -14,6 +14,7 @@ Letters: b sequences, t positions, v vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,10 @@ from tasks.influence.batches import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+# Probabilities that are held at once. On a CPU they stay near its caches and no fresh pages are asked for: an array of
+# positions × vocabulary in float32 is most of what a pass of a small model allocates.
+CACHED, LARGE = 2**21, 2**28
 
 
 def negative_log_likelihood(
@@ -41,25 +46,32 @@ def true_token_loss(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tenso
 @torch.no_grad()
 def true_token_gradient(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tensor, "b t v"]:
     """dL/dlogits of the loss whose gradient a training sequence contributes."""
-    return _less_labels(_softmax(logits), batch.next_tokens, batch).to(logits.dtype)
+    return _less_labels(logits, batch, lambda _, positions: batch.next_tokens.flatten()[positions])
 
 
 @torch.no_grad()
 def sampled_token_gradient(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Float[Tensor, "b t v"]:
     """dL/dlogits of the loss whose gradient is the pseudo-gradient of the true Fisher matrix."""
-    probabilities = _softmax(logits)
-    return _less_labels(probabilities, sample_labels(probabilities, batch, seed), batch).to(logits.dtype)
+    keys = counters(batch.sequence_ids, batch.positions, seed).flatten()
+    return _less_labels(logits, batch, lambda probabilities, positions: draw(probabilities, keys[positions]))
 
 
-def _softmax(logits: Float[Tensor, "b t v"]) -> Float[Tensor, "b t v"]:
-    return torch.softmax(logits, dim=-1, dtype=torch.float32)
-
-
-def _less_labels(probabilities: Tensor, labels: Int[Tensor, "b t"], batch: Batch) -> Float[Tensor, "b t v"]:
-    """p − onehot(label) at scored positions, zero elsewhere; `probabilities` is overwritten."""
-    probabilities.scatter_add_(-1, labels[..., None], probabilities.new_full((*labels.shape, 1), -1.0))
-    probabilities[~batch.scored] = 0
-    return probabilities
+def _less_labels(
+    logits: Float[Tensor, "b t v"], batch: Batch, label: Callable[[Tensor, slice], Tensor]
+) -> Float[Tensor, "b t v"]:
+    """softmax(logits) − onehot(label) at scored positions, zero elsewhere; in float32, some positions at a time."""
+    b, t, v = logits.shape
+    rows, gradient = logits.reshape(b * t, v), torch.empty_like(logits)
+    unscored = ~batch.scored.flatten()
+    some = max(1, (LARGE if logits.is_cuda else CACHED) // v)
+    for start in range(0, b * t, some):
+        positions = slice(start, start + some)
+        probabilities = torch.softmax(rows[positions], dim=-1, dtype=torch.float32)
+        labels = label(probabilities, positions)[:, None]
+        probabilities.scatter_add_(-1, labels, probabilities.new_full(labels.shape, -1.0))
+        probabilities[unscored[positions]] = 0
+        gradient.view(b * t, v)[positions] = probabilities
+    return gradient
 
 
 def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tensor, "b"]:
@@ -71,26 +83,32 @@ def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Ten
 
 @torch.no_grad()
 def sample_labels(probabilities: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Int[Tensor, "b t"]:
-    """One token per position by its probability: first a group of neighbouring tokens by its mass, then one of them.
+    """One token per position by its probability."""
+    b, t, v = probabilities.shape
+    keys = counters(batch.sequence_ids, batch.positions, seed)
+    return draw(probabilities.reshape(b * t, v), keys.flatten()).view(b, t)
+
+
+def draw(probabilities: Float[Tensor, "n v"], keys: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
+    """One token per row: first a group of neighbouring tokens by its mass, then one of them.
 
     Each choice is an exponential race, the arrival of token j being E_j / p_j: rounding moves it only where two
     arrivals nearly tie. Inverting the cumulative distribution instead would let one rounded probability shift every
     threshold after it; between float32 and bfloat16 that changed 6 % of the labels of a random model, a race .1 %.
     Groups of about √v tokens need 2√v random numbers per position in place of v.
     """
-    b, t, v = probabilities.shape
+    n, v = probabilities.shape
     size = 2 ** round(math.log2(v) / 2)
-    masses = functional.pad(probabilities, (0, -v % size)).view(b, t, -1, size)
-    keys = counters(batch.sequence_ids, batch.positions, seed)
+    masses = functional.pad(probabilities, (0, -v % size)).view(n, -1, size)
     groups = _race(masses.sum(-1), keys)
-    inside = masses.gather(2, groups[..., None, None].expand(b, t, 1, size))[:, :, 0]
+    inside = masses[torch.arange(n, device=groups.device), groups]
     return groups * size + _race(inside, splitmix64(keys))
 
 
-def _race(masses: Float[Tensor, "b t n"], keys: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+def _race(masses: Float[Tensor, "n m"], keys: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
     """The index of the first arrival; one of no mass never arrives."""
     numbers = splitmix64(torch.arange(masses.shape[-1], device=masses.device))
-    waits = -torch.log(uniforms(keys[..., None] ^ numbers))
+    waits = -torch.log(uniforms(keys[:, None] ^ numbers))
     return (masses / waits.to(masses.dtype).clamp_min(torch.finfo(masses.dtype).tiny)).argmax(-1)
 
 

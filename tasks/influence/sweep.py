@@ -63,18 +63,18 @@ def _require_called(modules: list[TrackedModule], calls: Calls) -> None:
 
 
 def _require_finite(batch: Batch, calls: Calls) -> None:
-    # Two reductions per module and batch; only a failure pays for finding the sequence.
-    for name, uses in calls.items():
-        for call in uses:
-            for kind, values in (("inputs", call.inputs), ("output gradients", call.deltas)):
-                if not torch.isfinite(values.sum(dtype=torch.float32)):
-                    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
-                    ids = batch.sequence_ids[bad].tolist() or batch.sequence_ids.tolist()
-                    raise InfluenceError(
-                        f"module {name}: expected finite {kind}, found NaN or infinity for sequence {ids[0]} "
-                        f"({len(ids)} of {len(batch.sequence_ids)} in its batch). "
-                        "Use --precision float32, or leave the sequence out with a candidate filter."
-                    )
+    # Two reductions per module and batch; only a failure pays for finding the sequence. Named is where it began:
+    # bad inputs spread to later modules, bad gradients to earlier ones.
+    forward = [(name, "inputs", call.inputs) for name, uses in calls.items() for call in uses]
+    backward = [(name, "output gradients", call.deltas) for name, uses in calls.items() for call in uses]
+    for name, kind, values in (*forward, *reversed(backward)):
+        if not torch.isfinite(values.sum()) and (bad := ~torch.isfinite(values).flatten(1).all(dim=1)).any():
+            ids = batch.sequence_ids[bad].tolist()
+            raise InfluenceError(
+                f"module {name}: expected finite {kind}, found NaN or infinity for sequence {ids[0]} "
+                f"({len(ids)} of {len(batch.sequence_ids)} in its batch). "
+                "Use --precision float32, or leave the sequence out with a candidate filter."
+            )
 
 
 def native_precision(device: torch.device) -> torch.dtype:

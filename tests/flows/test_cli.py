@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import worlds
 from safetensors.torch import load_file, save_file
 
 from flows import cli
+from tasks.plan import Rates
 
 
 @pytest.fixture
@@ -101,6 +103,31 @@ def test_check_prints_every_parameter_once(headwater, gpt2):
     assert "transformer.h.0.mlp.c_fc" in out
     assert "LayerNorm is not a linear map" in out
     assert "4 modules" in out
+
+
+def test_check_plans_a_trace_and_reports_what_precision_costs(headwater, store, gpt2):
+    code, out, _ = headwater("check", "--model", gpt2, "--store", store, "--sample", 12, "--precision", "bfloat16")
+    assert code == 0
+    for expected in ("covariances", "token scores", "fitted and", "agree with autograd's", "against float32",
+                     "bfloat16 fit and scores", "attention kernel eager", "covariances in 2 blocks"):  # fmt: skip
+        assert expected in out, expected
+
+
+def test_a_plan_that_cannot_fit_is_an_error_with_its_fix(headwater, gpt2, monkeypatch):
+    hungry = Rates(1e-3, 1e-3, 1e9, 1e9, 0.1, bytes_per_token=2**30)
+    monkeypatch.setattr("flows.check.measure_rates", lambda *_: hungry)
+    refused(headwater("check", "--model", gpt2), "plan, stage", "that are free", "--batch-size 4")
+
+
+def test_self_influence_lists_outliers_and_the_sql_for_more(headwater, store, gpt2):
+    code, out, _ = headwater("self-influence", "--store", store, "--model", gpt2, "--precision", "float32",
+                             "--cluster", "none", "--top", 3)  # fmt: skip
+    assert code == 0
+    assert "sequences measured now" in out
+    statement = re.search(r'sql --store \S+ "(.*)"', out)[1]
+    code, rows, _ = headwater("sql", "--store", store, "--format", "csv", statement)
+    assert code == 0
+    assert len(rows.strip().splitlines()) == 1 + 3
 
 
 def test_index_and_fit_say_what_they_made(headwater, store, gpt2):

@@ -20,6 +20,7 @@ from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
 from tasks.factors import FitParameters
 from tasks.gradients import MethodParameters
+from tasks.influence.errors import InfluenceError
 from tasks.influence.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("prefect_db")
@@ -163,6 +164,29 @@ def test_a_fit_on_too_few_sequences_says_so_in_the_coverage(tmp_path, gpt2, corp
     reasons = [r for (r,) in ask(tmp_path / "s", "select reason from modules where tracked")]
     assert all("1 fitted sequences span" in r and "the damping stands alone" in r for r in reasons), reasons
     assert len(reasons) == 4
+
+
+def test_weights_stored_in_float16_are_computed_in_float32_and_the_coverage_says_so(tmp_path, gpt2, corpus):
+    from transformers import AutoModelForCausalLM
+
+    half = shutil.copytree(gpt2, tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(gpt2).half().save_pretrained(half)
+    trace(parameters(tmp_path / "s", half, corpus))
+    reasons = [r for (r,) in ask(tmp_path / "s", "select reason from modules where tracked")]
+    assert all(r.endswith("; stored in float16, loaded in float32") for r in reasons), reasons
+    assert ask(tmp_path / "s", "select precision from runs") == [("float32",)]
+
+
+def test_a_dead_module_is_named_with_what_to_do(tmp_path, gpt2, corpus):
+    """A module whose output never reaches the logits has no gradient, and so no scale for its damping."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(gpt2)
+    model.transformer.h[1].mlp.c_proj.weight.data.zero_()  # nothing of c_fc's output goes on
+    dead = shutil.copytree(gpt2, tmp_path / "dead")
+    model.save_pretrained(dead)
+    with pytest.raises(InfluenceError, match=r"h\.1\.mlp\.c_fc: expected mean.*Leave the module out"):
+        trace(parameters(tmp_path / "s", dead, corpus))
 
 
 def test_many_queries_share_a_subspace_and_keep_their_ranking(tmp_path, gpt2, corpus):

@@ -123,6 +123,18 @@ def test_coverage_says_why_each_parameter_is_out():
     assert "not a linear map" in rows["model.embed_tokens"].reason
 
 
+def test_a_module_that_is_named_but_not_supported_is_listed_with_its_type():
+    model = cases.llama()
+    expression = r"model\.(embed_tokens|norm|layers\.0\.mlp\..*)"
+    modules = select_modules(model, expression)
+    rows = {row.module: row for row in coverage(model, modules, expression)}
+    assert [m.name.rsplit(".", 1)[1] for m in modules] == ["gate_proj", "up_proj", "down_proj"]
+    for name, kind in (("model.embed_tokens", "Embedding"), ("model.norm", "LlamaRMSNorm")):
+        assert not rows[name].tracked
+        assert rows[name].reason.startswith(f"matches {expression!r}, but {kind} is not a linear map")
+        assert rows[name].reason.endswith("unsupported")
+
+
 @pytest.mark.parametrize(
     ("name", "layer"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import cases
 import pytest
@@ -96,6 +97,21 @@ def test_non_finite_gradients_are_refused_with_their_sequence_and_module(poison,
     with pytest.raises(InfluenceError, match=r"module model\.layers\.1\.mlp\.down_proj: .*sequence 777 \(1 of"):
         cases.passes(model, module, sick, batch_size)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_the_module_that_is_named_is_where_a_gradient_broke():
+    model = copy.deepcopy(cases.neox())
+    modules = select_modules(model, "mlp")
+    h = next(m for name, m in model.named_modules() if name == modules[2].name)
+    h.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * math.nan,))  # after its own δ
+    with pytest.raises(InfluenceError, match=f"module {re.escape(modules[1].name)}: expected finite output gradients"):
+        cases.passes(model, modules, cases.corpus(17), 6)
+
+
+def test_a_float16_model_on_a_cpu_is_refused():
+    model = copy.deepcopy(cases.llama()).half()
+    with pytest.raises(InfluenceError, match=r"expected float32 or bfloat16 weights on a CPU, found float16"):
+        cases.passes(model, select_modules(model, "mlp"), cases.corpus(17), 6)
 
 
 def test_float32_is_the_precision_where_nothing_multiplies_bfloat16_natively(monkeypatch):
