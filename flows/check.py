@@ -8,15 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from storage.checkpoints import context_length, load_model, load_tokenizer
+from storage.checkpoints import context_length, load_model
 from storage.prompts import stored_prompts
 from storage.store import Store
 from tasks.agreement import KEPT, check_gradients, measure_agreement, sample_sequences
 from tasks.compute import ComputeParameters, dtype_of
 from tasks.factors import FitParameters
+from tasks.influence.errors import InfluenceError
 from tasks.influence.modules import coverage, select_modules
 from tasks.machine import GIB
 from tasks.plan import PlannedStage, Rates, Workload, measure_rates, plan, require_fit
+
+DISAGREEMENT = 1e-3  # relative; float32 sums over a sequence differ by a thousandth of that
 
 
 def print_coverage(model: Path, expression: str, console: Console) -> None:
@@ -85,7 +88,8 @@ def print_agreement(
     console.print()
     console.print(table)
     console.print(
-        f"on {sample} sequences, factors fitted on the same; the gap is relative to the largest score of its query"
+        f"on at most {sample} sequences, factors fitted on the same; "
+        "the gap is relative to the largest score of its query"
     )
 
 
@@ -95,9 +99,15 @@ def print_gradient_check(model: Path, modules: str, store: Store | None, console
         longest = max(sample_sequences(store, 8, 0), key=lambda s: len(s.token_ids))
         tokens = list(longest.token_ids)
     else:
-        n = min(64, context_length(model))
-        tokens = [(7 * k + 1) % len(load_tokenizer(model)) for k in range(n)]
+        vocabulary = load_model(model).get_input_embeddings().weight.shape[0]
+        tokens = [(7 * k + 1) % vocabulary for k in range(min(64, context_length(model)))]
     found = check_gradients(model, modules, tokens)
+    if not found.difference < DISAGREEMENT:
+        raise InfluenceError(
+            f"module {found.module}: expected a gradient within {DISAGREEMENT} of autograd's on its weight, found a "
+            f"relative difference of {found.difference:.1e}: the model uses it in a way that hooks do not see. "
+            "Leave it out of --modules."
+        )
     console.print(
         f"sequence gradients of {found.modules} modules agree with autograd's on the weights to "
         f"{found.difference:.1e} (worst: {found.module})"

@@ -259,7 +259,7 @@ def sql(
 @app.command()
 def check(
     model: ModelOption,
-    store: Annotated[str | None, typer.Option(help="directory of the store: its corpus and queries are taken")] = None,
+    store: Annotated[str | None, typer.Option(help="store whose corpus and queries are measured")] = None,
     revision: RevisionOption = None,
     queries: Annotated[int, typer.Option(help="queries that are to share the passes", min=1)] = 1,
     candidates: Annotated[int, typer.Option(help="sequences scored per query", min=1)] = 10_000,
@@ -288,9 +288,9 @@ def check(
     compute = ComputeParameters.model_validate({"batch_size": batch_size, "precision": precision})
     room = require_room(path, fit)
     print_coverage(path, modules, console)
-    print_gradient_check(path, modules, opened, console)
     work = workload(opened, path, fit, queries, candidates, rescore, rank)
     print_plan(path, work, fit, compute, room, console)
+    print_gradient_check(path, modules, opened, console)
     if opened and sample:
         print_agreement(opened, path, fit, compute, rank, sample, console)
 

@@ -70,13 +70,20 @@ def _remote_client(address: str) -> Iterator[Client]:
             f"Dask scheduler {address}",
             expected=f"an answer within {CONNECT_SECONDS} s",
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="Start it: dask scheduler, and workers: dask worker ADDRESS",
+            remedy="Start it: dask scheduler, and workers: dask worker ADDRESS --nthreads 1",
         ) from error
 
 
 def _remote_workers(client: Client) -> Workers:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    for address, worker in workers.items():
+        if worker["nthreads"] > 1:  # its jobs would share one model, and see one another's passes through its hooks
+            raise InputError(
+                f"Dask worker {address}",
+                expected="one thread",
+                found=f"{worker['nthreads']}",
+                remedy="Start workers with --nthreads 1, and more of them with --nworkers.",
+            )
     # Without a worker that has the resource, Dask would wait for ever; so it is asked for only where it is.
-    has_gpu = any(
-        worker.get("resources", {}).get("GPU") for worker in client.scheduler_info(n_workers=-1)["workers"].values()
-    )
+    has_gpu = any(worker.get("resources", {}).get("GPU") for worker in workers.values())
     return Workers(lambda: client, lambda: client, (("GPU", 1.0),) if has_gpu else ())

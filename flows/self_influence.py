@@ -22,8 +22,14 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
     curved = parameters.method in CURVED
     with open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
         fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
-        unfitted = [model_fingerprint(model), parameters.fit.modules]
-        factors_id = metric_id(fit_id, unfitted, parameters.method, parameters.damping)
+        factors_id = metric_id(
+            fit_id,
+            model_fingerprint(model),
+            parameters.fit.modules,
+            parameters.method,
+            parameters.damping,
+            parameters.compute,
+        )
         curvature = Curvature(
             store,
             model,

@@ -33,7 +33,12 @@ def has_fit(store: Store, fit_id: str) -> bool:
 def complete_fit(store: Store, fit: Fit) -> None:
     """Write the manifest, which makes the fit complete, and drop the sums that it was made of."""
     write_json(_manifest(store, fit.fit_id), asdict(fit))
-    folder = store.root / "factors" / fit.fit_id
+    drop_sums(store, fit.fit_id)
+
+
+def drop_sums(store: Store, fit_id: str) -> None:
+    """Remove the sums that a complete fit was made of."""
+    folder = store.root / "factors" / safe_name(fit_id)
     for pattern in ("covariance-*", "eigenvalues-*"):
         for path in folder.glob(pattern):
             path.unlink()

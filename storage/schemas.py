@@ -82,7 +82,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("reason", pa.string()),
         ("damping", pa.float64()),
     ),
-    # one row per (run, query, module): what the rank-r factorisation of the query gradient drops
+    # one row per (run, query, module): what compressing the query gradient drops, and how many directions it keeps
     "query_compressions": _schema(
         ("run_id", pa.string()),
         ("query_id", pa.string()),

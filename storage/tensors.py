@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,12 @@ def tensor_names(path: Path) -> list[str]:
     """The names of the tensors in a file."""
     with _opened(path) as file:
         return list(file.keys())
+
+
+def tensor_bytes(path: Path) -> dict[str, int]:
+    """Bytes of each float32 tensor in a file, read from its header."""
+    with _opened(path) as file:
+        return {name: 4 * math.prod(file.get_slice(name).get_shape()) for name in list(file.keys())}
 
 
 @contextmanager

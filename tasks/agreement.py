@@ -7,6 +7,7 @@ module's sequence gradient is held against plain autograd on the weights: a mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 from transformers import PreTrainedModel
 
 from storage.checkpoints import context_length, load_model, load_tokenizer
@@ -23,16 +25,18 @@ from storage.sequences import all_sequence_ids, corpus_parts, read_tokens
 from storage.store import Store
 from tasks.compute import ComputeParameters, dtype_of
 from tasks.factors import PASS, FitParameters
-from tasks.influence.batches import TokenSequence, batches, collate, token_batches
+from tasks.influence.batches import Batch, TokenSequence, batches, collate, token_batches
 from tasks.influence.compression import Compressed, project
 from tasks.influence.covariance import covariance_sums
 from tasks.influence.ekfac import Metric, eigenbasis, eigenvalue_sums, relative_damping
+from tasks.influence.footprint import metric_bytes, module_groups
 from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import sampled_token_gradient, true_token_gradient, true_token_loss
 from tasks.influence.queries import compressed_gradients, encode_query, query_calls
 from tasks.influence.scores import pairwise_scores
 from tasks.influence.sweep import sweep
+from tasks.machine import matrix_budget
 from tasks.sampling import uniform_sample
 
 DAMPING = 0.1
@@ -113,22 +117,32 @@ def check_gradients(model: Path, modules: str, tokens: list[int]) -> GradientChe
     batch = collate([TokenSequence(0, tokens)], network.device)
     ((_, calls),) = sweep(network, tracked, [batch], true_token_gradient)
     by_name = dict(network.named_modules())
-    weights = [by_name[m.name].weight for m in tracked]
-    for weight in weights:
-        weight.requires_grad_(True)
-    try:
-        loss = true_token_loss(network(**batch.model_inputs, use_cache=False).logits, batch)
-        expected = torch.autograd.grad(loss, weights)
-    finally:
-        network.requires_grad_(False)
-    worst = GradientCheck("", -1.0, len(tracked))
-    for module, gradient in zip(tracked, expected, strict=True):
-        found = sequence_gradients(calls[module.name], module)[0, :, : module.d_in]
-        gradient = gradient.T if module.kind == "Conv1D" else gradient
+    looked_up = {id(m.weight) for m in by_name.values() if isinstance(m, nn.Embedding)}  # autograd counts look-ups too
+    worst = GradientCheck("none", 0.0, len(tracked))
+    for module in tracked:
+        weight, bias = by_name[module.name].weight, by_name[module.name].bias
+        if id(weight) in looked_up:
+            continue
+        expected = _autograd(network, [weight] if bias is None else [weight, bias], batch)
+        parts = [expected[0].T if module.kind == "Conv1D" else expected[0], *(g[:, None] for g in expected[1:])]
+        gradient = torch.cat(parts, dim=1)
+        found = sequence_gradients(calls[module.name], module)[0]
         difference = float((found - gradient).norm() / gradient.norm().clamp_min(1e-30))
-        if difference > worst.difference:
+        difference = math.inf if math.isnan(difference) else difference  # no number is worst of all
+        if difference >= worst.difference:
             worst = GradientCheck(module.name, difference, len(tracked))
     return worst
+
+
+def _autograd(network: PreTrainedModel, parameters: list[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, ...]:
+    """The loss's gradients on a few parameters of a frozen model, by its own graph."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        loss = true_token_loss(network(**batch.model_inputs, use_cache=False).logits, batch)
+        return torch.autograd.grad(loss, parameters)
+    finally:
+        network.requires_grad_(False)
 
 
 def sample_sequences(store: Store, size: int, seed: int) -> list[TokenSequence]:
@@ -151,8 +165,27 @@ def _scores(
     model: Path, fit: FitParameters, queries: list[TokenSequence], sequences: list[TokenSequence], variant: _Variant
 ) -> np.ndarray:
     """Influences [query, sequence] of one variant, sequences by id."""
-    network = load_model(model, variant.attention)
-    modules = select_modules(network, fit.modules)
+    network = load_model(model)
+    network.set_attn_implementation(variant.attention)
+    try:
+        modules = select_modules(network, fit.modules)
+        groups = module_groups([metric_bytes(m) for m in modules], matrix_budget())
+        return sum(
+            _group_scores(network, [modules[k] for k in group], fit, queries, sequences, variant) for group in groups
+        )
+    finally:
+        network.set_attn_implementation("sdpa")
+
+
+def _group_scores(
+    network: PreTrainedModel,
+    modules: list[TrackedModule],
+    fit: FitParameters,
+    queries: list[TokenSequence],
+    sequences: list[TokenSequence],
+    variant: _Variant,
+) -> np.ndarray:
+    """The part of the influences that some modules have."""
     metrics = _metrics(network, modules, fit, sequences, variant)
     calls = query_calls(network, modules, queries)
     forms = [_form(calls[m.name], m, metrics[m.name], variant, sequences) for m in modules]

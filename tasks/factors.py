@@ -11,7 +11,7 @@ all of them where memory allows, a single module where it does not, for one pass
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.checkpoints import device, load_model, model_fingerprint
 from storage.digests import code_revision, digest_of
-from storage.factors import Fit, complete_fit, fit_path, has_fit
+from storage.factors import Fit, complete_fit, drop_sums, fit_path, has_fit
 from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, read_tokens
 from storage.store import Store
 from storage.tensors import read_tensors, write_tensors
 from tasks.compute import ComputeParameters, dtype_of
 from tasks.fanout import Workers, fan_out
-from tasks.influence.batches import TokenSequence, token_batches
+from tasks.influence.batches import Batch, TokenSequence, token_batches
 from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.covariance import CovarianceSums, add_covariances, covariance_sums
 from tasks.influence.ekfac import eigenbasis, eigenvalue_sums
@@ -43,7 +43,9 @@ from tasks.metrics import read_eigenbasis, write_eigenbasis
 from tasks.sampling import uniform_sample
 from tasks.stage import stage
 
-BLOCK = 1024  # sequences per job: the unit of resumption; fixed, so that no sum depends on the workers
+# Sequences per job, the unit of resumption: a function of the fit's size alone, so that no sum depends on the workers,
+# and never more than so many jobs, because each leaves its sums of every module on disk until the fit is complete.
+SMALLEST_BLOCK, MOST_BLOCKS = 1024, 16
 # Padded positions per pass. Fixed, because a label's draw compares a random number with rounded probabilities:
 # with free batch sizes 1 label in 60,550 came out differently and moved single layer influences by 1 %.
 PASS = 4096
@@ -99,14 +101,17 @@ def fit_factors(
         "corpus": corpus_fingerprint(parts),
         "parameters": parameters.model_dump(),
         "precision": str(dtype_of(compute)),
+        "passes": [SMALLEST_BLOCK, MOST_BLOCKS, PASS],
         "code": code_revision(),
     }
     fit_id = f"fit-{digest_of(made_from)[:8]}"
     if has_fit(store, fit_id):
+        drop_sums(store, fit_id)  # of a run that was killed between completing the fit and this
         return fit_id
     modules = select_modules(load_model(model), parameters.modules)
     chosen = uniform_sample(all_sequence_ids(parts), parameters.sequences, parameters.seed)
-    blocks = [tuple(ids.tolist()) for ids in np.array_split(chosen, range(BLOCK, len(chosen), BLOCK))]
+    size = block_size(len(chosen))
+    blocks = [tuple(ids.tolist()) for ids in np.array_split(chosen, range(size, len(chosen), size))]
     run = partial(fan_out, workers.model, resources=workers.model_resources)
 
     def sum_jobs(bytes_of: Callable[[TrackedModule, int], int]) -> list[SumJob]:
@@ -131,6 +136,11 @@ def fit_factors(
     return fit_id
 
 
+def block_size(sequences: int) -> int:
+    """Sequences of one job of a fit on so many."""
+    return max(SMALLEST_BLOCK, -(-sequences // MOST_BLOCKS))
+
+
 def _missing(job: SumJob, kind: str) -> dict[int, TrackedModule]:
     """The modules of a job whose sums over its block are not there yet."""
     modules = select_modules(load_model(job.model), job.parameters.modules)
@@ -143,15 +153,20 @@ def _sums(kind: str, job: SumJob, k: int) -> str:
 
 def _passes(job: SumJob, modules: list[TrackedModule]):
     model = load_model(job.model)
-    tokens = read_tokens(job.store, np.array(job.sequence_ids))
-    sequences = [TokenSequence(i, tokens[i]) for i in job.sequence_ids]
     objective = (
         true_token_gradient
         if job.parameters.fisher == "empirical"
         else partial(sampled_token_gradient, seed=job.parameters.seed)
     )
-    stream = token_batches(sequences, PASS, model.device)
-    return sweep(model, modules, stream, objective, dtype_of(job.compute))
+    return sweep(model, modules, _batches(job, model.device), objective, dtype_of(job.compute))
+
+
+def _batches(job: SumJob, where: torch.device) -> Iterator[Batch]:
+    """A block's batches, whose tokens are read some sequences at a time."""
+    for start in range(0, len(job.sequence_ids), SMALLEST_BLOCK):
+        ids = job.sequence_ids[start : start + SMALLEST_BLOCK]
+        tokens = read_tokens(job.store, np.array(ids))
+        yield from token_batches([TokenSequence(i, tokens[i]) for i in ids], PASS, where)
 
 
 def sum_covariances(job: SumJob) -> None:
@@ -201,7 +216,7 @@ def sum_eigenvalues(job: SumJob) -> None:
         return
     where = load_model(job.model).device
     modules = list(missing.values())
-    bases = {m.name: read_eigenbasis(job.store, job.fit_id, k).to(where) for k, m in missing.items()}
+    bases = {m.name: read_eigenbasis(job.store, job.fit_id, k, with_kfac=False).to(where) for k, m in missing.items()}
     sums = eigenvalue_sums(_passes(job, modules), modules, bases)
     for k, module in missing.items():
         path = fit_path(job.store, job.fit_id, _sums("eigenvalues", job, k))

@@ -1,4 +1,4 @@
-"""Query gradients stage: each query's preconditioned gradient, kept as rank-r factors per module and method."""
+"""Query gradients stage: the queries' preconditioned gradients, compressed per module and method."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from storage.tensors import write_tensors
 from tasks.influence.batches import TokenSequence
 from tasks.influence.modules import coverage, select_modules
 from tasks.influence.queries import compressed_gradients, encode_query, log_probability, query_calls
-from tasks.machine import matrix_budget
 from tasks.metrics import CURVED, Damping, GradientMethod, LexicalMethod, fit_of, load_metric, rank_notes
 from tasks.progress import progress
 from tasks.scoring import Scoring
 from tasks.stage import stage
+
+FORMS = 4 * 2**30  # bytes that the cores of all modules' query subspaces may take together
 
 
 class MethodParameters(BaseModel):
@@ -48,7 +49,7 @@ def gradient_methods(parameters: MethodParameters) -> list[str]:
 
 @stage("query gradients")
 def prepare_queries(scoring: Scoring, rank: int) -> None:
-    """Write the run's `modules`, `query_compressions` and the staged low-rank query gradients."""
+    """Write the run's `modules`, `query_compressions` and the staged query gradients."""
     store, run_id, model, prompts = scoring.store, scoring.run_id, scoring.model, scoring.prompts
     if has_staged(store, run_id, "run_queries"):
         return
@@ -62,7 +63,8 @@ def prepare_queries(scoring: Scoring, rank: int) -> None:
     tensors: dict[str, torch.Tensor] = {}
     compressions: list[tuple[str, int, list[float]]] = []
     dampings: dict[str, float] = {}
-    room = matrix_budget() // (len(modules) * len(scoring.methods))
+    # A constant share, not one of this machine's memory: the form decides what is dropped.
+    room = FORMS // (len(modules) * len(scoring.methods))
     with progress("query gradients", len(modules)) as advance:
         for k, module in enumerate(modules):
             for method in scoring.methods:  # one metric and one module's gradients at a time

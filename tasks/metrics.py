@@ -9,11 +9,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.checkpoints import model_fingerprint
-from storage.digests import digest_of
+from storage.digests import code_revision, digest_of
 from storage.errors import MismatchError
 from storage.factors import Fit, fit_path, read_fit
 from storage.store import Store
-from storage.tensors import read_tensors, write_tensors
+from storage.tensors import read_tensors, tensor_names, write_tensors
+from tasks.compute import ComputeParameters, dtype_of
 from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.ekfac import Eigenbasis, IdentityMetric, Metric, relative_damping
 from tasks.influence.modules import TrackedModule
@@ -38,22 +39,29 @@ class Damping(BaseModel):
         return self
 
 
-def metric_id(fit_id: str | None, unfitted: list[str], method: str, damping: Damping) -> str:
+def metric_id(
+    fit_id: str | None, model: str, modules: str, method: str, damping: Damping, compute: ComputeParameters
+) -> str:
     """The `factors_id` of the tables: a fit seen through a method and a damping.
 
-    Without a fit, `unfitted` says what the gradients depend on: model and modules.
+    A method without curvature depends on the model's fingerprint, the modules, the precision and our code alone,
+    whatever fit stands beside it and however the corpus grows.
     """
-    prefix = {"ekfac": "ek", "kfac": "kf"}.get(method, "id")
-    source = fit_id or digest_of(unfitted)
-    return f"{prefix}-{digest_of([source, method, damping.model_dump() if method in CURVED else None])[:8]}"
+    if method in CURVED:
+        assert fit_id is not None  # the flow fits before it asks
+        prefix, source = {"ekfac": "ek", "kfac": "kf"}[method], [fit_id, method, damping.model_dump()]
+    else:
+        prefix, source = "id", [model, modules, str(dtype_of(compute)), code_revision(), method]
+    return f"{prefix}-{digest_of(source)[:8]}"
 
 
 def load_metric(
     store: Store, fit: Fit | None, module: TrackedModule, method: str, damping: Damping, device: torch.device
 ) -> Metric | IdentityMetric:
     """The metric of one module under a method."""
-    if method not in CURVED or fit is None:
+    if method not in CURVED:
         return IdentityMetric()
+    assert fit is not None  # a curved method has been fitted before its metric is asked for
     k = next(k for k, entry in enumerate(fit.modules) if entry["name"] == module.name)
     basis = read_eigenbasis(store, fit.fit_id, k)
     values = basis.kfac_eigenvalues
@@ -73,15 +81,16 @@ def write_eigenbasis(store: Store, fit_id: str, k: int, basis: Eigenbasis) -> No
     )
 
 
-def read_eigenbasis(store: Store, fit_id: str, k: int) -> Eigenbasis:
-    """The eigenbasis of module k of a fit, complete or under way."""
-    tensors = read_tensors(fit_path(store, fit_id, f"{k}.basis"))
+def read_eigenbasis(store: Store, fit_id: str, k: int, with_kfac: bool = True) -> Eigenbasis:
+    """The eigenbasis of module k of a fit, complete or under way; K-FAC's eigenvalues are empty where unwanted."""
+    path = fit_path(store, fit_id, f"{k}.basis")
+    tensors = read_tensors(path, [name for name in tensor_names(path) if with_kfac or name != "kfac"])
     out, inp = (
         BlockDiagonal(tuple(tensors[f"{side}.{n}"] for n in range(len(tensors)) if f"{side}.{n}" in tensors))
         for side in ("out", "inp")
     )
     s_rank, a_rank = tensors["ranks"].tolist()
-    return Eigenbasis(out, inp, tensors["kfac"], (s_rank, a_rank))
+    return Eigenbasis(out, inp, tensors.get("kfac", torch.empty(0)), (s_rank, a_rank))
 
 
 def fit_of(store: Store, fit_id: str | None, model: Path) -> Fit | None:

@@ -19,10 +19,11 @@ from storage.errors import HeadwaterError
 from storage.sequences import corpus_parts, typical_length
 from storage.store import Store
 from tasks.compute import ComputeParameters, dtype_of
-from tasks.factors import PASS, FitParameters
+from tasks.factors import PASS, FitParameters, block_size
 from tasks.influence.batches import TokenSequence, collate
 from tasks.influence.block_diagonal import widths
 from tasks.influence.footprint import covariance_bytes, decomposition_bytes, metric_bytes, module_groups
+from tasks.influence.gradients import HELD
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import sweep
@@ -44,7 +45,8 @@ class Workload:
     queries: int
     candidates: int  # sequences scored, all queries together
     rescored: int  # (query, sequence) pairs
-    positions: int  # of a sequence
+    positions: int  # of a sequence, on average
+    longest: int  # of any sequence: what memory must hold
     rank: int
 
 
@@ -79,9 +81,11 @@ def workload(
     parts = corpus_parts(store) if store else []
     n = sum(part.n_sequences for part in parts)
     positions = typical_length(parts) if parts else context_length(model)
+    longest = max((part.sequence_length for part in parts), default=positions)
     scored = min(queries * candidates, n) if n else queries * candidates
     fitted = min(fit.sequences, n) if n else fit.sequences
-    return Workload(fitted, queries, scored, queries * 2 * rescore, positions, rank)
+    per_query = min(2 * rescore, candidates, n) if n else min(2 * rescore, candidates)
+    return Workload(fitted, queries, scored, queries * per_query, positions, longest, rank)
 
 
 def require_room(model: Path, fit: FitParameters) -> int:
@@ -114,7 +118,8 @@ def measure_rates(model: Path, modules: list[TrackedModule], positions: int, com
     network, precision = load_model(model), dtype_of(compute)
     vocabulary = network.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocabulary, (PROBE, max(positions, 2)), generator=generator).tolist()
+    length = max(2, min(positions, PASS // PROBE))  # a probe must not be the pass that does not fit
+    tokens = torch.randint(vocabulary, (PROBE, length), generator=generator).tolist()
     batch = collate([TokenSequence(k, row) for k, row in enumerate(tokens)], network.device)
 
     def seconds(dtype: torch.dtype) -> float:
@@ -179,33 +184,36 @@ def plan(
     def sides(m: TrackedModule) -> list[int]:
         return [*widths(m.d_out, fit.blocks), *widths(m.columns, fit.blocks)]
 
-    fit_pass = int(rates.bytes_per_token * max(PASS, t))
-    score_pass = int(rates.bytes_per_token * compute.batch_size * t)
+    fit_pass = int(rates.bytes_per_token * max(PASS, work.longest))
+    score_pass = int(rates.bytes_per_token * compute.batch_size * work.longest)
     gradients = 4 * max(m.d_out * m.columns for m in modules)
     covariance_groups, covariance_memory = matrices(covariance_bytes)
     metric_groups, metric_memory = matrices(metric_bytes)
     # Half of each symmetric product and its diagonal tiles; see tasks.influence.covariance.
     covariance_products = fit_tokens * sum(0.625 * w * w for m in modules for w in sides(m))
-    rotation = sum(_rotation_products(m, t) for m in modules)
+    rotation = sum(_rotation_products(m, t, fit.blocks) for m in modules)
     low_rank = sum(work.queries * work.rank * (m.d_out + m.columns) for m in modules)
     dense = sum(m.d_out * m.columns * (1 + work.queries / t) for m in modules)
     precondition = sum(2 * m.d_out * m.columns * (m.d_out + m.columns) for m in modules)
-    basis_bytes = sum(metric_bytes(m, fit.blocks) + 4 * m.d_out * m.columns for m in modules)
+    n_blocks = -(-work.fit_sequences // block_size(work.fit_sequences))  # each leaves its sums until the fit is done
     return [
         PlannedStage(
             "covariances", covariance_groups, fit_tokens,
-            fit_tokens * covariance_groups * rates.seconds_per_token + covariance_products / rates.product_float32,
-            weights + fit_pass + covariance_memory, sum(covariance_bytes(m, fit.blocks) for m in modules),
+            fit_tokens * covariance_groups * rates.seconds_per_token + covariance_products / rates.product,
+            weights + fit_pass + covariance_memory,
+            n_blocks * sum(covariance_bytes(m, fit.blocks) for m in modules),
         ),
         PlannedStage(
             "eigenbases", 0, 0,
             rates.eigenvalues * sum((w / SIDE) ** 3 for m in modules for w in sides(m)),
-            weights + max(decomposition_bytes(m, fit.blocks) for m in modules), 0,
+            weights + max(decomposition_bytes(m, fit.blocks) for m in modules),
+            sum(covariance_bytes(m, fit.blocks) + 4 * m.d_out * m.columns for m in modules),
         ),
         PlannedStage(
             "eigenvalues", metric_groups, fit_tokens,
             fit_tokens * (metric_groups * rates.seconds_per_token + rotation / rates.product),
-            weights + fit_pass + metric_memory + gradients * max(1, PASS // t), basis_bytes,
+            weights + fit_pass + metric_memory + min(gradients * max(1, PASS // t), 6 * HELD),
+            n_blocks * 4 * sum(m.d_out * m.columns for m in modules),
         ),
         PlannedStage(
             "query gradients", 1, work.queries * t,
@@ -217,7 +225,7 @@ def plan(
             "scores", metric_groups, tokens,
             tokens * (metric_groups * rates.seconds_per_token + (min(low_rank, dense) + rotation) / rates.product),
             weights + score_pass + metric_memory + 2 * gradients * compute.batch_size,
-            4 * work.candidates * work.queries * len(modules),
+            4 * work.candidates * len(modules),
         ),
         PlannedStage(
             "token scores", 1, work.rescored * t,
@@ -230,12 +238,11 @@ def plan(
     ]  # fmt: skip
 
 
-def _rotation_products(m: TrackedModule, t: int) -> float:
+def _rotation_products(m: TrackedModule, t: int, blocks: int) -> float:
     """Multiplications per position of a sequence's gradient in the eigenbasis; see tasks.influence.gradients."""
-    before_out, before_in = t < m.columns, t < m.d_out
-    out = m.d_out**2 if before_out else m.d_out**2 * m.columns / t
-    inp = m.columns**2 if before_in else m.columns**2 * m.d_out / t
-    return m.d_out * m.columns + out + inp
+    out = m.d_out**2 * min(1, m.columns / t)
+    inp = m.columns**2 * min(1, m.d_out / t)
+    return m.d_out * m.columns + (out + inp) / blocks
 
 
 def require_fit(stages: list[PlannedStage], compute: ComputeParameters, room: int) -> None:

@@ -47,14 +47,20 @@ class Run:
 
     def scoring(self, fit_id: str | None) -> Scoring:
         """What the scoring stages need to know, once the factors are there."""
-        unfitted = [self.facts.model_fingerprint, self.modules]
         return Scoring(
             self.store,
             self.run_id,
             self.model,
             self.modules,
             fit_id,
-            metric_id(fit_id, unfitted, self.method.method, self.method.damping),
+            metric_id(
+                fit_id,
+                self.facts.model_fingerprint,
+                self.modules,
+                self.method.method,
+                self.method.damping,
+                self.compute,
+            ),
             self.method.method,
             self.scoring_methods,
             self.method.damping,

@@ -15,12 +15,12 @@ from storage.factors import Fit
 from storage.prompts import Prompt
 from storage.sequences import read_tokens
 from storage.staging import has_staged, staged_tensors_path, staged_writer, view_staged
-from storage.tensors import read_tensors, tensor_names
+from storage.tensors import read_tensors, tensor_bytes, tensor_names
 from tasks.compute import dtype_of
 from tasks.fanout import Workers, fan_out
 from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.compression import Compressed, restore
-from tasks.influence.footprint import metric_bytes, module_groups
+from tasks.influence.footprint import module_groups
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.queries import encode_query, preconditioned_gradients
@@ -29,7 +29,7 @@ from tasks.influence.sweep import sweep
 from tasks.machine import matrix_budget
 from tasks.metrics import fit_of, load_metric
 from tasks.scoring import Scoring
-from tasks.selves import load_metrics, squared_norms, unknown_sequences, write_self_influences
+from tasks.selves import load_metrics, metric_sizes, squared_norms, unknown_sequences, write_self_influences
 from tasks.stage import stage
 
 BLOCK = 512  # candidate sequences per job: the unit of resumption
@@ -99,7 +99,9 @@ def score_block(job: BlockJob) -> None:
     modules = select_modules(network, scoring.modules)
     unknown = unknown_sequences(scoring.curvature, job.sequence_ids)
     # A pass over sequences whose self-influence is known needs no factors.
-    sizes = [metric_bytes(m) if len(unknown) else 0 for m in modules]
+    forms = [_form_bytes(scoring, k) for k in range(len(modules))]
+    factors = metric_sizes(scoring.curvature, modules) if len(unknown) else [0] * len(modules)
+    sizes = [a + b for a, b in zip(forms, factors, strict=True)]
     order: np.ndarray = np.array([])
     scores, selves = [], 0.0
     for group in module_groups(sizes, matrix_budget()):
@@ -137,6 +139,12 @@ def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_id
     sequences = [TokenSequence(i, tokens[i]) for i in sequence_ids]
     stream = batches(sequences, scoring.compute.batch_size, network.device)
     return sweep(network, modules, stream, true_token_gradient, precision)
+
+
+def _form_bytes(scoring: Scoring, k: int) -> int:
+    """What the query gradients of one module take, under all methods."""
+    sizes = tensor_bytes(staged_tensors_path(scoring.store, scoring.run_id, "query_gradients"))
+    return sum(size for name, size in sizes.items() if name.split(".")[1] == str(k))
 
 
 def _compressed_queries(scoring: Scoring, numbers: list[int], device: torch.device) -> list[list[Compressed]]:

@@ -13,12 +13,19 @@ from storage.sequences import corpus_parts, read_tokens
 from tasks.compute import dtype_of
 from tasks.fanout import Workers, fan_out
 from tasks.influence.batches import TokenSequence, batches
-from tasks.influence.footprint import metric_bytes, module_groups
+from tasks.influence.footprint import module_groups
 from tasks.influence.modules import select_modules
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import sweep
 from tasks.machine import matrix_budget
-from tasks.selves import Curvature, load_metrics, squared_norms, unknown_sequences, write_self_influences
+from tasks.selves import (
+    Curvature,
+    load_metrics,
+    metric_sizes,
+    squared_norms,
+    unknown_sequences,
+    write_self_influences,
+)
 from tasks.stage import stage
 
 BLOCK = 1024  # sequences per job: the unit of resumption
@@ -58,7 +65,7 @@ def measure_block(job: SelfJob) -> int:
     sequences = [TokenSequence(i, tokens[i]) for i in unknown.tolist()]
     order: list[int] = []
     norms: np.ndarray | float = 0.0
-    for group in module_groups([metric_bytes(m) for m in modules], matrix_budget()):
+    for group in module_groups(metric_sizes(curvature, modules), matrix_budget()):
         chosen = [modules[k] for k in group]
         metrics = load_metrics(curvature, chosen, network.device)
         stream = batches(sequences, curvature.compute.batch_size, network.device)

@@ -18,8 +18,9 @@ from storage.tables import write_part
 from tasks.compute import ComputeParameters
 from tasks.influence.capture import Call
 from tasks.influence.ekfac import IdentityMetric, Metric
+from tasks.influence.footprint import metric_bytes
 from tasks.influence.modules import TrackedModule
-from tasks.metrics import Damping, fit_of, load_metric
+from tasks.metrics import CURVED, Damping, fit_of, load_metric
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ def load_metrics(curvature: Curvature, modules: list[TrackedModule], device: tor
     return {m.name: load_metric(curvature.store, fit, m, curvature.method, curvature.damping, device) for m in modules}
 
 
+def metric_sizes(curvature: Curvature, modules: list[TrackedModule]) -> list[int]:
+    """Bytes of each module's metric; a method without curvature has none."""
+    fit = fit_of(curvature.store, curvature.fit_id, curvature.model)
+    if curvature.method not in CURVED or fit is None:
+        return [0] * len(modules)
+    return [metric_bytes(m, fit.made_from["parameters"]["blocks"]) for m in modules]
+
+
 def unknown_sequences(curvature: Curvature, sequence_ids: tuple[int, ...]) -> np.ndarray:
     """Those whose self-influence under these factors is not stored yet."""
     first, last = min(sequence_ids), max(sequence_ids)
@@ -58,7 +67,8 @@ def unknown_sequences(curvature: Curvature, sequence_ids: tuple[int, ...]) -> np
 def squared_norms(metrics: Metrics, calls: dict[str, list[Call]], modules: list[TrackedModule]) -> torch.Tensor:
     """Self-influence and squared gradient length of each sequence of a batch, summed over modules: [2, b]."""
     norms = [metrics[m.name].squared_norms(calls[m.name], m) for m in modules]
-    return torch.stack([sum(n.metric for n in norms), sum(n.euclidean for n in norms)]).double().cpu()
+    # In float64, so that it does not show in which groups the modules came.
+    return torch.stack([torch.stack([n.metric, n.euclidean]) for n in norms]).double().sum(0).cpu()
 
 
 def write_self_influences(curvature: Curvature, name: str, sequence_ids: np.ndarray, norms: np.ndarray) -> None:

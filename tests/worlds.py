@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from tasks.training import train_tokenizer
 
@@ -54,5 +61,21 @@ def save_llama(path: Path, seed: int = 0) -> Path:
         initializer_range=0.2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def train(source: Path, path: Path, records: list[dict], epochs: int) -> Path:
+    """The model in `source` after so many epochs over the records' texts, saved to `path` with its tokenizer."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    texts = [tokenizer(record["text"], return_tensors="pt")["input_ids"][:, :48] for record in records]
+    for _ in range(epochs):
+        for ids in texts:
+            optimizer.zero_grad()
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path

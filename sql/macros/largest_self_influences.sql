@@ -33,6 +33,7 @@ ranked as (
 )
 select
     r.place::integer as rank,
+    r.factors_id,
     r.sequence_id,
     r.document_id,
     r.self_influence,

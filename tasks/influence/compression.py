@@ -31,7 +31,7 @@ Gradients = Callable[[], Iterable[Tensor]]  # each call yields the queries' dens
 # which is below what a bfloat16 product rounds away.
 NEGLIGIBLE = 1e-3
 ROOM = 2**30  # bytes that the cores of one module's queries may take
-OVERSAMPLING, ITERATIONS = 8, 3  # of the subspace iteration
+OVERSAMPLING, ITERATIONS = 8, 2  # of the subspace iteration
 ALIGNED = 16  # products are quicker when their widths are whole vector registers
 
 
@@ -105,7 +105,9 @@ def restore(tensors: dict[str, Tensor]) -> Compressed:
 
 
 def compress(gradients: Gradients, rank: int, positions: int, room: int = ROOM) -> Compressed:
-    """The form in which scoring sequences of `positions` positions costs least; none loses more than rank r does.
+    """The form in which scoring sequences of `positions` positions costs least.
+
+    No query loses more than by its own rank-r factors, or than NEGLIGIBLE; at full rank nothing is dropped.
 
     `residual` is ‖V − V̂‖_F / ‖V‖_F of each query, measured. The same gradients give the same form.
     """
@@ -173,7 +175,7 @@ def leading_vectors(v: Float[Tensor, "d n"], rank: int) -> Float[Tensor, "d r"]:
     start = torch.randn(n, width, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     y = torch.linalg.qr(v @ start.to(v))[0]
     for _ in range(ITERATIONS):
-        y = torch.linalg.qr(v @ (v.T @ y))[0]
+        y = torch.linalg.qr(v @ torch.linalg.qr(v.T @ y)[0])[0]
     # Ritz vectors: the leading directions within the span that was found.
     inside = (y.T @ v).double()
     return y @ torch.linalg.eigh(inside @ inside.T)[1].flip(1)[:, :rank].to(v.dtype)
@@ -193,12 +195,14 @@ def project(gradients: Gradients, out: Tensor | None, inp: Tensor | None) -> Sha
 
 
 def _sufficient_widths(gradients: Gradients, low: LowRank, out: Tensor, inp: Tensor) -> set[tuple[int, int]]:
-    """Widths (s_o, s_i) that lose no more than rank r does for any query: both sides cut, either one, none.
+    """Widths (s_o, s_i) that lose no more than rank r, or NEGLIGIBLE, for any query: both sides cut, either, none.
 
     They exist: the span of all rank-r factors loses at most what each query's own factors lose.
     """
     o, i = low.left.shape[1], low.right.shape[1]
     both = s_o = s_i = 0  # in steps of ALIGNED
+    if low.rank >= min(o, i):  # full rank means exact: nothing may be dropped
+        return {(o, i)}
     for v, residual in zip(gradients(), low.residual.tolist(), strict=True):
         wanted = (1 - max(residual, NEGLIGIBLE) ** 2) * v.square().sum(dtype=torch.float64)
         rows, columns = out.T @ v, v @ inp

@@ -8,7 +8,6 @@ Letters: i homogeneous input width, o output width.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,14 +100,18 @@ def _exact_products(dtype: torch.dtype) -> Iterator[None]:
 
 def add_covariances(parts: Iterable[CovarianceSums]) -> CovarianceSums:
     """The sums of several parts of a corpus as one, added in float64 so that the number of parts does not show."""
-    parts = iter(parts)
-    first = next(parts)
-    total = CovarianceSums(first.inputs.to(torch.float64), first.deltas.to(torch.float64))
-    for part in itertools.chain([first], parts):  # one part beside the total in memory, however many there are
-        if part is not first:
+    total: CovarianceSums | None = None
+    for part in parts:
+        if total is None:
+            total = CovarianceSums(
+                part.inputs.to(torch.float64), part.deltas.to(torch.float64), part.positions, part.sequences
+            )
+        else:
             for mine, theirs in ((total.inputs, part.inputs), (total.deltas, part.deltas)):
                 for block, other in zip(mine.blocks, theirs.blocks, strict=True):
                     block.add_(other)
-        total.positions += part.positions
-        total.sequences += part.sequences
+            total.positions += part.positions
+            total.sequences += part.sequences
+        del part  # one part beside the total in memory, however many there are
+    assert total is not None  # a corpus has at least one part
     return total

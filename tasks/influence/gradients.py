@@ -2,7 +2,7 @@
 
 dL/dW = Σ_calls Σ_t δ_t ā_tᵀ, W of shape [d_out, d_in (+1)], bias as the last input column (ā = [a; 1]).
 
-Letters: b sequences, t positions, i homogeneous input width, o output width, n scored positions.
+Letters: b sequences, c some of them, t positions, i homogeneous input width, o output width, n scored positions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 CACHED = 2**20  # numbers that stay in a processor's cache while they are squared and summed
+HELD = 2**27  # numbers of a batch's gradients that are there together
 
 
 def homogeneous(
@@ -55,39 +56,53 @@ def rotated_gradients(
     calls: list[Call], module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal
 ) -> Float[Tensor, "b o i"]:
     """Q_outᵀ ∇W Q_in of each sequence."""
-    return _rotated(calls, module, q_out, q_in).float()
+    return torch.cat(list(rotated_by_sequence(calls, module, q_out, q_in)))
 
 
 def rotated_by_sequence(
     calls: list[Call], module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal
 ) -> Iterator[Float[Tensor, "c o i"]]:
-    """The same in float32, a few sequences at a time: what is summed at once should still be in a processor's cache.
+    """The same in float32, a few sequences (c) at a time: what is summed should still be in a processor's cache.
 
     Squaring and summing all of a batch at once took 13 times as long on a CPU (16 × 1,536 × 385, from bfloat16).
+    Never are more than HELD numbers of a batch's gradients there together, however short its sequences are.
     """
-    gradients = _rotated(calls, module, q_out, q_in)
-    few = len(gradients) if gradients.is_cuda else max(1, CACHED // (module.d_out * module.columns))
-    for some in gradients.split(few):
-        yield some.float()
+    size = module.d_out * module.columns
+    sides = [_rotated_positions(call, module, q_out, q_in) for call in calls]
+    b = len(calls[0].deltas)
+    for start in range(0, b, max(1, HELD // size)):
+        rows = slice(start, start + max(1, HELD // size))
+        gradients = _total(_rotated_product(left[rows], right[rows], module, q_out, q_in) for left, right in sides)
+        few = len(gradients) if gradients.is_cuda else max(1, CACHED // size)
+        for some in gradients.split(few):
+            yield some.float()
 
 
-def _rotated(calls: list[Call], module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal) -> Tensor:
-    """Rotated gradients, in the precision of the pass where there is one call.
+def _rotated_positions(
+    call: Call, module: TrackedModule, q_out: BlockDiagonal, q_in: BlockDiagonal
+) -> tuple[Float[Tensor, "b t o"], Float[Tensor, "b t i"]]:
+    """δ and ā, each side rotated where that is cheaper now than after the sum over positions.
 
-    A side is rotated before the sum over positions, for t·o² (or t·i²) multiplications per sequence, or after
-    it, for o²·i (or o·i²): before while t < i (or t < o). Blocks divide both by their number.
+    Before it costs t·o² (or t·i²) multiplications per sequence, after it o²·i (or o·i²): before while t < i
+    (or t < o). Blocks divide both by their number.
     """
-    parts = []
-    for call in calls:
-        t, dtype = call.deltas.shape[1], call.deltas.dtype
-        out, inp = q_out.to(dtype), q_in.to(dtype)
-        deltas, inputs = call.deltas, inputs_of(call, module)
-        left = out.right(deltas) if t < module.columns else deltas
-        right = inp.right(inputs) if t < module.d_out else inputs
-        gradient = torch.bmm(left.mT, right)
-        gradient = gradient if t < module.columns else out.right(gradient.mT).mT
-        parts.append(gradient if t < module.d_out else inp.right(gradient))
-    return _total(parts)
+    t, dtype = call.deltas.shape[1], call.deltas.dtype
+    deltas, inputs = call.deltas, inputs_of(call, module)
+    left = q_out.to(dtype).right(deltas) if t < module.columns else deltas
+    return left, q_in.to(dtype).right(inputs) if t < module.d_out else inputs
+
+
+def _rotated_product(
+    left: Float[Tensor, "c t o"],
+    right: Float[Tensor, "c t i"],
+    module: TrackedModule,
+    q_out: BlockDiagonal,
+    q_in: BlockDiagonal,
+) -> Float[Tensor, "c o i"]:
+    """The sum over positions, and the rotation of the sides that it was cheaper to leave for later."""
+    t, gradient = left.shape[1], torch.bmm(left.mT, right)
+    gradient = gradient if t < module.columns else q_out.to(left.dtype).right(gradient.mT).mT
+    return gradient if t < module.d_out else q_in.to(left.dtype).right(gradient)
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:

@@ -69,7 +69,7 @@ def _less_labels(
         probabilities = torch.softmax(rows[positions], dim=-1, dtype=torch.float32)
         labels = label(probabilities, positions)[:, None]
         probabilities.scatter_add_(-1, labels, probabilities.new_full(labels.shape, -1.0))
-        probabilities[unscored[positions]] = 0
+        probabilities.masked_fill_(unscored[positions, None], 0)
         gradient.view(b * t, v)[positions] = probabilities
     return gradient
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 import worlds
 
 from flows.ingest import ingest_corpus
@@ -96,8 +95,16 @@ def test_a_killed_survey_goes_on_where_it_stopped(tmp_path, gpt2, corpus, survey
 
 def test_one_module_at_a_time_sums_to_the_same(tmp_path, gpt2, corpus, surveyed, monkeypatch):
     store = ingest(tmp_path / "s", gpt2, corpus)
+    passes, real = [], stage.sweep
+
+    def counting(model, chosen, *rest):
+        passes.append(chosen)
+        return real(model, chosen, *rest)
+
+    monkeypatch.setattr(stage, "sweep", counting)
     monkeypatch.setattr(stage, "matrix_budget", lambda: 1)
     survey(store, gpt2)
+    assert [len(modules) for modules in passes] == [1] * 4
     rows = "select sequence_id, self_influence from self_influences order by all"
     for mine, theirs in zip(ask(store, rows), ask(surveyed, rows), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5)
@@ -119,19 +126,7 @@ def test_the_macro_lists_the_largest_first_in_total_and_by_token(surveyed):
 
 
 def test_garbled_text_stands_out_of_a_corpus_that_the_model_has_learnt(tmp_path, gpt2):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(gpt2), AutoTokenizer.from_pretrained(gpt2)
-    torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    texts = [tokenizer(d["text"], return_tensors="pt")["input_ids"][:, :48] for d in worlds.documents()]
-    for _ in range(4):
-        for ids in texts:
-            optimizer.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
-            optimizer.step()
-    model.save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+    worlds.train(gpt2, tmp_path / "m", worlds.documents(), epochs=4)
     odd = {"document_id": "odd", "text": "otter slept the harbour viper there Nobody It lynx went the leave saw."}
     path = worlds.write_jsonl(tmp_path / "c.jsonl", [*worlds.documents(), odd])
     store = ingest(tmp_path / "s", tmp_path / "m", path)

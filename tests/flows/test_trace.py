@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import worlds
 
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
@@ -126,8 +125,10 @@ def test_matrices_of_one_module_at_a_time_give_the_same_tables(
         return sweep(model, modules, *rest)
 
     monkeypatch.setattr("tasks.factors.sweep", counting)
+    monkeypatch.setattr("tasks.scores.sweep", counting)
     trace(parameters(tmp_path / "s", gpt2, corpus))
-    assert passes == [1] * 8  # four modules, covariances and eigenvalues
+    exact = [4] * 2  # each query's top sequences, scored again
+    assert passes == [1] * 12 + exact  # four modules: covariances, eigenvalues, scores
     assert largest_difference(tables(traced), tables(tmp_path / "s")) < 2e-6
 
 
@@ -153,7 +154,9 @@ def test_block_diagonal_covariances_change_the_scores_a_little(tmp_path, gpt2, c
     store = shutil.copytree(traced, tmp_path / "s")
     run = trace(parameters(store, gpt2, corpus, fit=FitParameters(blocks=2)))
     first = ask(traced, "select run_id from runs order by finished_at limit 1")[0][0]
-    for _, n, pearson, spearman, _ in ask(store, f"from compare_runs('{first}', '{run}')"):
+    compared = ask(store, f"from compare_runs('{first}', '{run}')")
+    assert len(compared) == 2
+    for _, n, pearson, spearman, _ in compared:
         assert n > 10
         assert 0.9 < spearman < 1.0
         assert 0.9 < pearson < 1.0
@@ -251,6 +254,33 @@ def test_a_run_killed_between_stages_ends_in_the_same_tables(tmp_path, gpt2, cor
     assert [p.name for p in (store / "work").iterdir() if p.name.startswith("run-")] == []
 
 
+def test_a_fit_killed_and_resumed_with_another_memory_budget_is_the_same(tmp_path, gpt2, corpus, traced, monkeypatch):
+    import tasks.factors as module
+
+    real, store = module.sum_eigenvalues, tmp_path / "s"
+
+    def power_cut(job):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sum_eigenvalues", power_cut)
+        patch.setattr(module, "matrix_budget", lambda: 1)
+        with pytest.raises(KeyboardInterrupt):
+            trace(parameters(store, gpt2, corpus))
+    assert module.sum_eigenvalues is real
+    trace(parameters(store, gpt2, corpus))
+    assert largest_difference(tables(traced), tables(store)) < 2e-6
+
+
+def test_a_plain_gradient_norm_has_one_name_with_a_fit_beside_it_or_without(tmp_path, gpt2, corpus):
+    for beside in ((), ("ekfac",)):
+        trace(parameters(tmp_path / "s", gpt2, corpus, method=MethodParameters(method="identity", beside=beside)))
+    assert ask(tmp_path / "s", "select count(distinct factors_id) from self_influences") == [(1,)]
+    rounded = parameters(tmp_path / "s", gpt2, corpus, method=MethodParameters(method="identity"))
+    trace(rounded.model_copy(update={"compute": ComputeParameters(precision="bfloat16")}))
+    assert ask(tmp_path / "s", "select count(distinct factors_id) from self_influences") == [(2,)]
+
+
 def test_relative_influence_is_influence_over_the_root_of_self_influence(traced):
     found = ask(
         traced,
@@ -334,21 +364,9 @@ def test_a_llama_is_traced_with_three_modules_a_layer(tmp_path, llama, corpus):
 
 def test_a_memorised_sentence_is_led_back_to_its_only_source(tmp_path, gpt2, corpus):
     """A model trained on one corpus with one odd sentence in it: the sentence must rank first."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(gpt2), AutoTokenizer.from_pretrained(gpt2)
     odd = {"document_id": "odd", "text": "The lynx went to the bridge. It sang of the badger there."}
     path = worlds.write_jsonl(tmp_path / "c.jsonl", [*worlds.documents(), odd])
-    torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    texts = [tokenizer(d["text"], return_tensors="pt")["input_ids"][:, :48] for d in (*worlds.documents(), odd)]
-    for _ in range(6):
-        for ids in texts:
-            optimizer.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
-            optimizer.step()
-    model.save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+    worlds.train(gpt2, tmp_path / "m", [*worlds.documents(), odd], epochs=6)
     query = QueryParameters(prompt="The lynx went to the bridge. It", completion=" sang of the badger", query_id="odd")
     trace(parameters(tmp_path / "s", tmp_path / "m", path).model_copy(update={"queries": (query,)}))
     assert ask(tmp_path / "s", "select document_id from top_influences('odd', k := 1)") == [("odd",)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import worlds
+from rich.console import Console
 
+from flows.check import print_gradient_check
 from flows.ingest import ingest_corpus
 from flows.parameters import IngestParameters
 from storage.store import open_store
@@ -13,6 +15,7 @@ from tasks import agreement
 from tasks.agreement import check_gradients, measure_agreement
 from tasks.compute import ComputeParameters
 from tasks.factors import FitParameters
+from tasks.influence.errors import InfluenceError
 from tasks.influence.gradients import sequence_gradients
 
 pytestmark = pytest.mark.usefixtures("prefect_db")
@@ -69,6 +72,17 @@ def test_a_gradient_that_the_hooks_get_wrong_is_named(gpt2, monkeypatch):
     found = check_gradients(gpt2, "mlp", [1, 5, 9, 2, 7, 7, 3])
     assert found.module == "transformer.h.1.mlp.c_fc"
     assert found.difference == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_gradient_that_is_no_number_is_the_worst(gpt2, monkeypatch):
+    def broken(calls, module):
+        gradient = sequence_gradients(calls, module)
+        return gradient * float("nan") if module.name.endswith("0.mlp.c_proj") else gradient
+
+    monkeypatch.setattr(agreement, "sequence_gradients", broken)
+    assert check_gradients(gpt2, "mlp", [1, 5, 9, 2]).module == "transformer.h.0.mlp.c_proj"
+    with pytest.raises(InfluenceError, match="that hooks do not see"):
+        print_gradient_check(gpt2, "mlp", None, Console())
 
 
 def test_the_self_check_leaves_the_model_frozen(gpt2):

@@ -15,7 +15,7 @@ from tasks.influence.modules import select_modules
 from tasks.machine import GIB
 from tasks.plan import PlanRefused, Rates, Workload, plan, require_fit, require_room
 
-WORK = Workload(fit_sequences=100, queries=2, candidates=50, rescored=20, positions=40, rank=8)
+WORK = Workload(fit_sequences=100, queries=2, candidates=50, rescored=20, positions=40, longest=48, rank=8)
 RATES = Rates(1e-3, 2e-3, 1e9, 5e8, 0.1, bytes_per_token=1000)
 
 
@@ -40,10 +40,19 @@ def test_bytes_are_those_of_the_matrices(gpt2):
     found = stages(gpt2)
     assert found["covariances"].disk_bytes == 4 * sides
     assert found["covariances"].memory_bytes == 4 * weights + 4096 * 1000 + 4 * sides
-    assert found["eigenvalues"].disk_bytes == 4 * (sides + 2 * lambdas)
-    assert found["scores"].disk_bytes == 4 * WORK.candidates * WORK.queries * 4
+    assert found["eigenbases"].disk_bytes == 4 * (sides + lambdas)
+    assert found["eigenvalues"].disk_bytes == 4 * lambdas
+    assert found["scores"].disk_bytes == 4 * WORK.candidates * 4
     assert found["covariances"].tokens == found["eigenvalues"].tokens == 100 * 40
     assert found["scores"].tokens == 50 * 40
+
+
+def test_every_job_of_a_fit_leaves_its_sums_on_disk_until_the_end(gpt2):
+    few, many, more = (
+        stages(gpt2, Workload(n, 2, 50, 20, 40, 48, 8))["covariances"].disk_bytes for n in (1024, 10_240, 10**6)
+    )
+    assert many == 10 * few
+    assert more == 16 * few
 
 
 def test_two_blocks_halve_the_covariances_on_disk(gpt2):
@@ -63,7 +72,7 @@ def test_a_small_budget_costs_passes_and_not_memory(gpt2, monkeypatch):
 
 
 def test_twice_the_candidates_take_twice_the_time(gpt2):
-    one, two = (stages(gpt2, Workload(100, 2, n, 20, 40, 8))["scores"].seconds for n in (50, 100))
+    one, two = (stages(gpt2, Workload(100, 2, n, 20, 40, 48, 8))["scores"].seconds for n in (50, 100))
     assert two == pytest.approx(2 * one)
 
 
@@ -99,3 +108,15 @@ def test_a_module_that_cannot_be_decomposed_is_refused_with_the_blocks_that_woul
     require_room(giant, FitParameters(blocks=blocks))
     with pytest.raises(PlanRefused):
         require_room(giant, FitParameters(blocks=blocks - 1))
+
+
+def test_the_probe_is_short_however_long_the_context(gpt2, monkeypatch):
+    lengths = []
+
+    def counting(model, modules, batches, *rest):
+        lengths.extend(batch.token_ids.numel() for batch in batches)
+        return []
+
+    monkeypatch.setattr(module, "sweep", counting)
+    module.measure_rates(gpt2, [], 131_072, ComputeParameters(precision="float32"))
+    assert max(lengths) <= 4096

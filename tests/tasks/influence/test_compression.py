@@ -207,3 +207,16 @@ def test_a_form_rotated_back_is_the_form_of_the_rotated_queries(q, blocks):
     for form in (compress(lambda: v, 4, 50), whole):
         expected = q_out.dense @ form.dense @ q_in.dense.T
         oracles.assert_agree(form.rotated_back(q_out, q_in).dense, expected, 1e-5)
+
+
+def test_full_rank_is_exact_where_a_subspace_would_lose_next_to_nothing():
+    v = alike(noise=1e-4)
+    form = compress(lambda: v, rank=20, positions=50)
+    oracles.assert_agree(form.dense, v, 1e-6)
+    assert isinstance(compress(lambda: v, rank=8, positions=50), SharedSubspace)
+
+
+@pytest.mark.parametrize(("q", "o", "i"), [(1, 1, 1), (3, 1, 5), (3, 5, 1), (2, 2, 2)])
+def test_the_narrowest_modules_are_compressed_without_loss(q, o, i):
+    v = torch.randn(q, o, i, generator=torch.Generator().manual_seed(0))
+    oracles.assert_agree(compress(lambda: v, rank=32, positions=1).dense, v, 1e-6)
