@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tasks.influence.capture import Call
 from tasks.influence.compression import Compressed, LowRank, SharedSubspace
-from tasks.influence.gradients import homogeneous, inputs_of
+from tasks.influence.gradients import homogeneous
 from tasks.influence.modules import TrackedModule
 
 if TYPE_CHECKING:
@@ -31,21 +31,30 @@ def pairwise_scores(calls: list[Call], module: TrackedModule, queries: Compresse
 def _contract(call: Call, module: TrackedModule, queries: LowRank) -> Float[Tensor, "q b"]:
     # einsum("bto,qor,bti,qir->qb") as two wide products and one sum
     q, o, r = queries.left.shape
-    dtype = call.deltas.dtype
-    left = call.deltas @ queries.left.transpose(0, 1).reshape(o, q * r).to(dtype)
-    right = inputs_of(call, module) @ queries.right.transpose(0, 1).reshape(-1, q * r).to(dtype)
+    left = call.deltas @ queries.left.transpose(0, 1).reshape(o, q * r).to(call.deltas.dtype)
+    right = _inputs_times(call, module, queries.right.transpose(0, 1).reshape(-1, q * r))
     b, t, _ = left.shape
     return (left * right).view(b, t, q, r).sum((1, 3), dtype=torch.float32).T
 
 
 def _project(call: Call, module: TrackedModule, queries: SharedSubspace) -> Float[Tensor, "q b"]:
     # einsum("bto,op,bti,ij,qpj->qb"): the sequence's gradient in the subspace, then one product with all cores
+    left = call.deltas if queries.out is None else call.deltas @ queries.out.to(call.deltas.dtype)
+    if queries.inp is not None:
+        gradient = torch.bmm(left.mT, _inputs_times(call, module, queries.inp)).float()
+        return queries.cores.flatten(1) @ gradient.flatten(1).T
+    gradient = torch.bmm(left.mT, call.inputs.to(left.dtype)).float()
+    scores = queries.cores[..., : module.d_in].flatten(1) @ gradient.flatten(1).T
+    if module.bias and call.own_bias:
+        scores += queries.cores[..., -1] @ left.sum(1, dtype=torch.float32).T
+    return scores
+
+
+def _inputs_times(call: Call, module: TrackedModule, matrix: Float[Tensor, "i s"]) -> Float[Tensor, "b t s"]:
+    """ā M without writing ā out: the input's share, and the bias's row where the call added that bias."""
     dtype = call.deltas.dtype
-    left = call.deltas if queries.out is None else call.deltas @ queries.out.to(dtype)
-    inputs = inputs_of(call, module)
-    right = inputs if queries.inp is None else inputs @ queries.inp.to(dtype)
-    gradient = torch.bmm(left.mT, right).float()
-    return queries.cores.flatten(1) @ gradient.flatten(1).T
+    product = call.inputs.to(dtype) @ matrix[: module.d_in].to(dtype)
+    return product.add_(matrix[-1].to(dtype)) if module.bias and call.own_bias else product
 
 
 def token_scores(
