@@ -32,7 +32,7 @@ from tasks.influence.ekfac import Metric, eigenbasis, eigenvalue_sums, relative_
 from tasks.influence.footprint import metric_bytes, module_groups
 from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import sampled_token_gradient, true_token_gradient, true_token_loss
+from tasks.influence.objectives import true_token_gradient, true_token_loss
 from tasks.influence.queries import compressed_gradients, encode_query, query_calls
 from tasks.influence.scores import pairwise_scores
 from tasks.influence.sweep import sweep
@@ -211,11 +211,9 @@ def _metrics(
     sequences: list[TokenSequence],
     variant: _Variant,
 ) -> dict[str, Metric]:
-    objective = true_token_gradient if fit.fisher == "empirical" else partial(sampled_token_gradient, seed=fit.seed)
-
     def passes() -> Iterator:
         stream = token_batches(sequences, PASS, network.device)
-        return sweep(network, modules, stream, objective, variant.fit)
+        return sweep(network, modules, stream, fit.objective, variant.fit)
 
     sums = covariance_sums(passes(), modules, variant.blocks)
     bases = {name: eigenbasis(total) for name, total in sums.items()}

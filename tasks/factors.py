@@ -37,7 +37,7 @@ from tasks.influence.errors import InfluenceError
 from tasks.influence.footprint import covariance_bytes, metric_bytes, module_groups
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import sampled_token_gradient, true_token_gradient
-from tasks.influence.sweep import sweep
+from tasks.influence.sweep import Objective, sweep
 from tasks.machine import matrix_budget
 from tasks.metrics import read_eigenbasis, write_eigenbasis
 from tasks.sampling import uniform_sample
@@ -63,6 +63,13 @@ class FitParameters(BaseModel):
     )
     blocks: int = Field(1, ge=1, le=64, description="diagonal blocks of A and S: less memory, a coarser basis")
     seed: int = Field(0, ge=0, description="of the sample and the labels")
+
+    @property
+    def objective(self) -> Objective:
+        """What is differentiated: the loss of the corpus's own tokens, or of tokens drawn from the model."""
+        if self.fisher == "empirical":
+            return true_token_gradient
+        return partial(sampled_token_gradient, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -153,12 +160,7 @@ def _sums(kind: str, job: SumJob, k: int) -> str:
 
 def _passes(job: SumJob, modules: list[TrackedModule]):
     model = load_model(job.model)
-    objective = (
-        true_token_gradient
-        if job.parameters.fisher == "empirical"
-        else partial(sampled_token_gradient, seed=job.parameters.seed)
-    )
-    return sweep(model, modules, _batches(job, model.device), objective, dtype_of(job.compute))
+    return sweep(model, modules, _batches(job, model.device), job.parameters.objective, dtype_of(job.compute))
 
 
 def _batches(job: SumJob, where: torch.device) -> Iterator[Batch]:

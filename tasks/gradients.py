@@ -15,6 +15,7 @@ from storage.store import Store
 from storage.tables import write_part
 from storage.tensors import write_tensors
 from tasks.influence.batches import TokenSequence
+from tasks.influence.compression import tensors_of
 from tasks.influence.modules import coverage, select_modules
 from tasks.influence.queries import compressed_gradients, encode_query, log_probability, query_calls
 from tasks.metrics import CURVED, Damping, GradientMethod, LexicalMethod, fit_of, load_metric, rank_notes
@@ -70,7 +71,7 @@ def prepare_queries(scoring: Scoring, rank: int) -> None:
             for method in scoring.methods:  # one metric and one module's gradients at a time
                 metric = load_metric(store, fit, module, method, scoring.damping, network.device)
                 form = compressed_gradients(calls[module.name], module, metric, rank, positions, room)
-                tensors |= {f"{method}.{k}.{name}": tensor for name, tensor in form.tensors().items()}
+                tensors |= {f"{method}.{k}.{name}": tensor for name, tensor in tensors_of(form).items()}
                 if method == scoring.method:
                     compressions.append((module.name, form.rank, form.residual.tolist()))
                     dampings[module.name] = metric.damping

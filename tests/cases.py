@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tasks.influence import objectives
 from tasks.influence.batches import Batch, TokenSequence, batches
 from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.capture import Call
@@ -240,6 +241,12 @@ def influences(
             full_rank = low_rank(partial(iter, v[module.name]), rank=max(module.d_out, module.columns))
             found[module.name][:, columns] = pairwise_scores(calls[module.name], module, full_rank)
     return found
+
+
+def sample_labels(probabilities: Tensor, batch: Batch, seed: int) -> Tensor:
+    """The label [b, t] that the code draws at each position."""
+    keys = objectives.counters(batch.sequence_ids, batch.positions, seed)
+    return objectives.draw(probabilities.flatten(0, 1), keys.flatten()).view(batch.token_ids.shape)
 
 
 def one_block(matrix: Tensor) -> BlockDiagonal:

@@ -26,11 +26,6 @@ class BlockDiagonal:
     blocks: tuple[Tensor, ...]
 
     @property
-    def width(self) -> int:
-        """Number of rows."""
-        return sum(len(block) for block in self.blocks)
-
-    @property
     def dense(self) -> Float[Tensor, "d d"]:
         """The matrix with its zeros written out."""
         return self.blocks[0] if len(self.blocks) == 1 else torch.block_diag(*self.blocks)

@@ -57,10 +57,6 @@ class LowRank:
         """The factors of Q_out V Q_inᵀ."""
         return replace(self, left=_turned(q_out, self.left), right=_turned(q_in, self.right))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, for `restore`."""
-        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-
 
 @dataclass(frozen=True)
 class SharedSubspace:
@@ -90,12 +86,13 @@ class SharedSubspace:
         out, inp = (None if basis is None else _turned(q, basis) for basis, q in ((out, q_out), (inp, q_in)))
         return SharedSubspace(out, inp, cores, self.residual)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, for `restore`."""
-        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-
 
 Compressed = LowRank | SharedSubspace
+
+
+def tensors_of(form: Compressed) -> dict[str, Tensor]:
+    """Its tensors by name, for `restore`."""
+    return {name: tensor for name, tensor in vars(form).items() if tensor is not None}
 
 
 def restore(tensors: dict[str, Tensor]) -> Compressed:

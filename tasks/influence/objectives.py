@@ -81,14 +81,6 @@ def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Ten
     return (chosen * batch.scored).sum(dim=1)
 
 
-@torch.no_grad()
-def sample_labels(probabilities: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Int[Tensor, "b t"]:
-    """One token per position by its probability."""
-    b, t, v = probabilities.shape
-    keys = counters(batch.sequence_ids, batch.positions, seed)
-    return draw(probabilities.reshape(b * t, v), keys.flatten()).view(b, t)
-
-
 def draw(probabilities: Float[Tensor, "n v"], keys: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
     """One token per row: first a group of neighbouring tokens by its mass, then one of them.
 

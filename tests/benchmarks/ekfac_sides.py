@@ -25,9 +25,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tasks.influence.batches import TokenSequence, batches, token_batches
+from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.compression import LowRank, contraction_cost, subspace_cost
-from tasks.influence.covariance import add_covariances, covariance_sums
-from tasks.influence.ekfac import Metric, eigenbasis, eigenvalue_sums, relative_damping
+from tasks.influence.covariance import CovarianceSums, add_covariances, covariance_sums
+from tasks.influence.ekfac import Eigenbasis, Metric, eigenbasis, eigenvalue_sums, relative_damping
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import sampled_token_gradient, true_token_gradient
 from tasks.influence.queries import compressed_gradients, query_calls
@@ -160,7 +161,8 @@ class Ours:
         torch.save(values, self.folder / name)
 
     def _load(self, name: str, device: torch.device | str = "cpu") -> dict:
-        return torch.load(self.folder / name, map_location=device, weights_only=False)
+        with torch.serialization.safe_globals([BlockDiagonal, CovarianceSums, Eigenbasis]):
+            return torch.load(self.folder / name, map_location=device, weights_only=True)
 
 
 def _sequences(ids: Tensor) -> list[TokenSequence]:

@@ -22,6 +22,7 @@ from tasks.influence.compression import (
     project,
     restore,
     subspace_cost,
+    tensors_of,
 )
 
 SHAPES = [(3, 7, 5), (1, 4, 9), (2, 6, 6)]  # query, output, input
@@ -187,7 +188,7 @@ def test_the_chosen_form_is_the_cheapest_that_suffices(shape, monkeypatch):
 def test_a_form_is_restored_from_its_tensors():
     for v, rank in ((alike(), 4), (alike(q=1), 4), (torch.randn(40, 12, 14), 10)):
         form = compress(lambda v=v: v, rank, 50)
-        back = restore(form.tensors())
+        back = restore(tensors_of(form))
         assert type(back) is type(form)
         assert torch.equal(back.dense, form.dense)
 

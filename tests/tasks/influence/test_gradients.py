@@ -14,7 +14,7 @@ from tasks.influence.batches import Batch, TokenSequence, collate
 from tasks.influence.covariance import covariance_sums
 from tasks.influence.gradients import homogeneous, inputs_of, scored_positions, sequence_gradients
 from tasks.influence.modules import select_modules
-from tasks.influence.objectives import sample_labels, true_token_gradient
+from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import sweep
 
 
@@ -214,7 +214,9 @@ def test_sampled_labels_are_the_same_for_padding_on_either_side():
     labels = []
     for side in ("right", "left"):
         batch = collate(LEFT, padding=side)
-        drawn = sample_labels(torch.softmax(model(**batch.model_inputs, use_cache=False).logits, -1), batch, seed=3)
+        drawn = cases.sample_labels(
+            torch.softmax(model(**batch.model_inputs, use_cache=False).logits, -1), batch, seed=3
+        )
         labels.append([row[keep].tolist() for row, keep in zip(drawn, batch.scored, strict=True)])
     assert labels[0] == labels[1]
 

@@ -19,7 +19,6 @@ from tasks.influence.objectives import (
     counters,
     log_probabilities,
     negative_log_likelihood,
-    sample_labels,
     sampled_token_gradient,
     splitmix64,
     true_token_gradient,
@@ -36,7 +35,7 @@ def labels_of(model, sequences, batch_size, seed):
     """The sampled label of each scored position by sequence id."""
     found = {}
     for batch in batches(sequences, batch_size):
-        labels = sample_labels(torch.softmax(logits_of(model, batch).float(), -1), batch, seed)
+        labels = cases.sample_labels(torch.softmax(logits_of(model, batch).float(), -1), batch, seed)
         found |= {
             int(s): row[keep].tolist() for s, row, keep in zip(batch.sequence_ids, labels, batch.scored, strict=True)
         }
@@ -79,7 +78,7 @@ def test_the_gradient_in_the_logits_is_that_of_the_loss(dtype):
     logits = torch.randn(*batch.token_ids.shape, 17, dtype=dtype, generator=torch.Generator().manual_seed(0))
     expected = torch.func.grad(lambda x: true_token_loss(x, batch))(logits)
     oracles.assert_agree(true_token_gradient(logits, batch), expected, 1e-6)
-    labels = sample_labels(torch.softmax(logits.float(), -1), batch, seed=4)
+    labels = cases.sample_labels(torch.softmax(logits.float(), -1), batch, seed=4)
     drawn = torch.func.grad(lambda x: negative_log_likelihood(x, labels, batch))(logits)
     oracles.assert_agree(sampled_token_gradient(logits, batch, seed=4), drawn, 1e-6)
 
@@ -157,7 +156,7 @@ def test_sampled_labels_are_the_winners_of_the_race():
 def test_seeds_sequences_and_positions_draw_different_labels():
     logits = torch.zeros(2, 64, 50)
     batch = collate([TokenSequence(0, [0] * 64), TokenSequence(1, [0] * 64)])
-    one, other = (sample_labels(torch.softmax(logits, -1), batch, seed) for seed in (0, 1))
+    one, other = (cases.sample_labels(torch.softmax(logits, -1), batch, seed) for seed in (0, 1))
     for a, b in [(one, other), (one[0], one[1]), (one[:, :-1], one[:, 1:])]:
         assert (a == b).float().mean() < 0.1  # equal by chance: 1 in 50
 
@@ -168,7 +167,7 @@ def test_label_frequencies_converge_to_the_softmax():
     distances = []
     for n in (100, 2_000, 40_000):
         batch = collate([TokenSequence(5, [0] * n)])
-        counts = sample_labels(torch.softmax(logits[:, :n], -1), batch, seed=0)[0].bincount(minlength=12)
+        counts = cases.sample_labels(torch.softmax(logits[:, :n], -1), batch, seed=0)[0].bincount(minlength=12)
         distances.append(float((counts / n - probabilities).abs().sum() / 2))
         assert stats.chisquare(counts, n * probabilities / probabilities.sum()).pvalue > 0.001
     assert distances == sorted(distances, reverse=True), distances
@@ -179,7 +178,7 @@ def test_impossible_tokens_are_never_drawn():
     logits = torch.zeros(1, 5_000, 9)
     logits[..., [0, 4, 8]] = -torch.inf
     batch = collate([TokenSequence(0, [0] * 5_000)])
-    assert set(sample_labels(torch.softmax(logits, -1), batch, 0).unique().tolist()) == {1, 2, 3, 5, 6, 7}
+    assert set(cases.sample_labels(torch.softmax(logits, -1), batch, 0).unique().tolist()) == {1, 2, 3, 5, 6, 7}
 
 
 @pytest.mark.parametrize("draw", [2.0**-53, 1 - 2.0**-53], ids=["smallest", "largest"])
@@ -187,14 +186,14 @@ def test_the_extreme_draws_pick_possible_tokens(draw, monkeypatch):
     monkeypatch.setattr(objectives, "uniforms", lambda counters: torch.full(counters.shape, draw, dtype=torch.float64))
     logits = torch.zeros(1, 1, 9)
     logits[..., [0, 4, 8]] = -torch.inf
-    assert int(sample_labels(torch.softmax(logits, -1), collate([TokenSequence(0, [0])]), 0)) not in {0, 4, 8}
+    assert int(cases.sample_labels(torch.softmax(logits, -1), collate([TokenSequence(0, [0])]), 0)) not in {0, 4, 8}
 
 
 @pytest.mark.parametrize("v", [1, 2, 3, 31, 64, 65, 257])
 def test_every_token_of_any_vocabulary_is_drawn_in_its_share(v):
     n = 400 * v
     logits = torch.randn(v, generator=torch.Generator().manual_seed(v)).tile(1, n, 1)
-    counts = sample_labels(torch.softmax(logits, -1), collate([TokenSequence(5, [0] * n)]), seed=0)[0].bincount(
+    counts = cases.sample_labels(torch.softmax(logits, -1), collate([TokenSequence(5, [0] * n)]), seed=0)[0].bincount(
         minlength=v
     )
     assert len(counts) == v
@@ -207,7 +206,9 @@ def test_rounded_logits_change_few_labels():
     g = torch.Generator().manual_seed(0)
     logits = 4 * torch.randn(40, 100, 512, generator=g)
     batch = collate([TokenSequence(k, [0] * 100) for k in range(40)])
-    exact, rounded = (sample_labels(torch.softmax(x, -1), batch, seed=0) for x in (logits, logits.bfloat16().float()))
+    exact, rounded = (
+        cases.sample_labels(torch.softmax(x, -1), batch, seed=0) for x in (logits, logits.bfloat16().float())
+    )
     changed = float((exact != rounded).float().mean())
     distance = float(
         (torch.softmax(logits, -1) - torch.softmax(logits.bfloat16().float(), -1)).abs().sum(-1).mean() / 2
