@@ -22,6 +22,9 @@ influence  in nats, for a weight of the whole corpus: divided by the number of s
 relative   influence / √(the sequence's own self-influence): long and odd sequences do not crowd the top
 BM25       the place that word overlap alone gives the sequence among the candidates
 [token]    the position with the most influence; it predicts the token after it
+log p      of the whole completion after its prompt, as this model sees it, in nats
+r          correlation of compressed with exact influences, over the sequences that were scored again exactly
+factors    the curvature G that was fitted, on how many sequences, and λ, which is added before it is inverted
 """
 EXCERPT = 14  # tokens shown of a sequence, around the one with the most influence
 WIDTH = 96  # characters of a text excerpt
