@@ -177,7 +177,7 @@ def trace(
     absolute_damping: Annotated[float | None, typer.Option(help="λ itself, instead")] = None,
     rank: Annotated[int, typer.Option(help="singular directions kept of each query gradient")] = 32,
     rescore: Annotated[int, typer.Option(help="top sequences scored again exactly, with tokens")] = 100,
-    filter: Annotated[str, typer.Option(help="bm25, tfidf, or none: every sequence")] = "bm25",
+    filter: Annotated[list[str] | None, typer.Option(help="bm25, tfidf, none: every sequence; may repeat")] = None,
     candidates: Annotated[int, typer.Option(help="sequences that the filter keeps per query")] = 10_000,
     unfiltered: Annotated[int, typer.Option(help="size of a uniform sample scored beside them")] = 0,
     modules: ModulesOption = "mlp",
@@ -211,7 +211,7 @@ def trace(
             "model": {"name": model, "revision": revision},
             "queries": [{k: getattr(p, k) for k in ("prompt", "completion", "query_id")} for p in asked],
             "corpus": _corpus(corpus or [], sequence_length, packing, bad_documents),
-            "candidates": {"filter": filter, "top_k": candidates, "unfiltered": unfiltered, "seed": seed},
+            "candidates": {"filters": filter or ["bm25"], "top_k": candidates, "unfiltered": unfiltered, "seed": seed},
             "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
             "method": {
                 "method": method, "beside": beside or [], "damping": _damping(damping, absolute_damping),

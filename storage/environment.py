@@ -19,7 +19,7 @@ DEFAULTS = {
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-LARGEST, KEPT = 1 << 25, 1 << 28  # bytes: of one kept block, of all kept together
+LARGEST, KEPT = 1 << 25, 1 << 30  # bytes: of one kept block, of all kept together
 
 
 def prepare() -> None:

@@ -22,13 +22,16 @@ from tasks.sampling import uniform_sample
 from tasks.stage import stage
 
 
+Filter = Literal["bm25", "tfidf", "none"]
+
+
 class CandidateParameters(BaseModel):
     """Which sequences are scored for a query."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filter: Literal["bm25", "tfidf", "none"] = Field(
-        "bm25", description="lexical filter over model tokens; none: every sequence of the corpus"
+    filters: tuple[Filter, ...] = Field(
+        ("bm25",), min_length=1, description="each keeps its top k, and their union is scored; none: every sequence"
     )
     top_k: int = Field(10_000, ge=1, le=10_000_000, description="sequences that the filter keeps per query")
     unfiltered: int = Field(
@@ -57,9 +60,10 @@ def find_candidates(
     parts = corpus_parts(store)
     if not has_part(store, "candidates", run_id):
         with writing(store, "candidates", run_id) as part:
-            if parameters.filter != "none":
-                for prompt, hits in zip(prompts, _search(store, model, prompts, parameters, workers), strict=True):
-                    part.append(_columns(run_id, prompt, parameters.filter, hits))
+            for name in sorted(set(parameters.filters) - {"none"}):
+                found = _search(store, model, prompts, name, parameters.top_k, workers)
+                for prompt, hits in zip(prompts, found, strict=True):
+                    part.append(_columns(run_id, prompt, name, hits))
             for name, size in _samples(parameters):
                 chosen = uniform_sample(all_sequence_ids(parts), size, parameters.seed)
                 for prompt in prompts:
@@ -70,22 +74,19 @@ def find_candidates(
 
 
 def _samples(parameters: CandidateParameters) -> list[tuple[str, int]]:
-    everything = [("none", np.iinfo(np.int64).max)] if parameters.filter == "none" else []
+    everything = [("none", np.iinfo(np.int64).max)] if "none" in parameters.filters else []
     return everything + ([("uniform", parameters.unfiltered)] if parameters.unfiltered else [])
 
 
 def _search(
-    store: Store, model: Path, prompts: list[Prompt], parameters: CandidateParameters, workers: Workers
+    store: Store, model: Path, prompts: list[Prompt], name: str, top_k: int, workers: Workers
 ) -> list[Hits]:
     with session(store) as connection:
         statistics = CorpusStatistics(**rows(connection, "candidates/statistics")[0])
     terms = tuple(query_terms(model, prompt) for prompt in prompts)
-    jobs = [
-        SearchJob(store, part.name, parameters.filter, parameters.top_k, terms, statistics)
-        for part in corpus_parts(store)
-    ]
+    jobs = [SearchJob(store, part.name, name, top_k, terms, statistics) for part in corpus_parts(store)]
     shards = fan_out(workers.lexical, search_shard, jobs, "candidates")
-    return [merge(hits, parameters.top_k) for hits in zip(*shards, strict=True)]
+    return [merge(hits, top_k) for hits in zip(*shards, strict=True)]
 
 
 def query_terms(model: Path, prompt: Prompt) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ def _page(connection, run: dict[str, Any], top: int) -> dict[str, Any]:
         }
     ) | {
         "corpus": {
-            "run": presentable({"id": run_id, "method": run["method"], "filter": parameters.get("candidates.filter")}),
+            "run": presentable({"id": run_id, "method": run["method"], "filter": parameters.get("candidates.filters")}),
             "sequences": {row["sequence_id"]: _text(row, words) for row in sequences},
             "vocabulary": vocabulary,
         },

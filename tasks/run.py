@@ -80,13 +80,13 @@ def describe_run(
     compute: ComputeParameters,
 ) -> Run:
     """Name the experiment: the same model, corpus, queries, parameters and code give the same run."""
-    unmatched = {"bm25", "tfidf"} & set(method.beside) - {candidates.filter}
+    unmatched = {"bm25", "tfidf"} & set(method.beside) - set(candidates.filters)
     if unmatched:
         raise InputError(
             f"method beside {unmatched.pop()}",
-            expected=f"the filter's own scores ({candidates.filter})",
+            expected=f"the filters' own scores ({', '.join(candidates.filters)})",
             found="another lexical method, whose scores the candidates do not have",
-            remedy="Set --filter to it, or leave it out.",
+            remedy="Add it with --filter, or leave it out.",
         )
     parts = corpus_parts(store)
     parameters = {

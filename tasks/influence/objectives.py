@@ -14,7 +14,6 @@ Letters: b sequences, t positions, v vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,10 +24,6 @@ from tasks.influence.batches import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-# Probabilities that are held at once. On a CPU they stay near its caches and no fresh pages are asked for: an array of
-# positions × vocabulary in float32 is most of what a pass of a small model allocates.
-CACHED, LARGE = 2**21, 2**28
 
 
 def negative_log_likelihood(
@@ -44,34 +39,27 @@ def true_token_loss(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tenso
 
 
 @torch.no_grad()
-def true_token_gradient(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tensor, "b t v"]:
-    """dL/dlogits of the loss whose gradient a training sequence contributes."""
-    return _less_labels(logits, batch, lambda _, positions: batch.next_tokens.flatten()[positions])
+def true_token_gradient(logits: Float[Tensor, "n v"], batch: Batch, rows: Int[Tensor, "n"]) -> Float[Tensor, "n v"]:
+    """dL/dlogits of the loss whose gradient a training sequence contributes, at some rows of the flattened batch."""
+    return _less_labels(torch.softmax(logits, -1, torch.float32), batch.next_tokens.flatten()[rows], logits.dtype)
 
 
 @torch.no_grad()
-def sampled_token_gradient(logits: Float[Tensor, "b t v"], batch: Batch, seed: int) -> Float[Tensor, "b t v"]:
+def sampled_token_gradient(
+    logits: Float[Tensor, "n v"], batch: Batch, rows: Int[Tensor, "n"], seed: int
+) -> Float[Tensor, "n v"]:
     """dL/dlogits of the loss whose gradient is the pseudo-gradient of the true Fisher matrix."""
-    keys = counters(batch.sequence_ids, batch.positions, seed).flatten()
-    return _less_labels(logits, batch, lambda probabilities, positions: draw(probabilities, keys[positions]))
+    probabilities = torch.softmax(logits, -1, torch.float32)
+    keys = counters(batch.sequence_ids, batch.positions, seed).flatten()[rows]
+    return _less_labels(probabilities, draw(probabilities, keys), logits.dtype)
 
 
 def _less_labels(
-    logits: Float[Tensor, "b t v"], batch: Batch, label: Callable[[Tensor, slice], Tensor]
-) -> Float[Tensor, "b t v"]:
-    """softmax(logits) − onehot(label) at scored positions, zero elsewhere; in float32, some positions at a time."""
-    b, t, v = logits.shape
-    rows, gradient = logits.reshape(b * t, v), torch.empty_like(logits)
-    unscored = ~batch.scored.flatten()
-    some = max(1, (LARGE if logits.is_cuda else CACHED) // v)
-    for start in range(0, b * t, some):
-        positions = slice(start, start + some)
-        probabilities = torch.softmax(rows[positions], dim=-1, dtype=torch.float32)
-        labels = label(probabilities, positions)[:, None]
-        probabilities.scatter_add_(-1, labels, probabilities.new_full(labels.shape, -1.0))
-        probabilities.masked_fill_(unscored[positions, None], 0)
-        gradient.view(b * t, v)[positions] = probabilities
-    return gradient
+    probabilities: Float[Tensor, "n v"], labels: Int[Tensor, "n"], dtype: torch.dtype
+) -> Float[Tensor, "n v"]:
+    """softmax(logits) − onehot(label), in place until its dtype is that of the logits."""
+    columns = labels[:, None]
+    return probabilities.scatter_add_(-1, columns, probabilities.new_full(columns.shape, -1.0)).to(dtype)
 
 
 def log_probabilities(logits: Float[Tensor, "b t v"], batch: Batch) -> Float[Tensor, "b"]:

@@ -10,6 +10,7 @@ sdpa attention, denormals flushed to zero. Stages are timed round-robin: in a ro
 any does the next, so that a machine busy with other things slows all alike. Printed are the median over rounds and
 (lowest … highest), and ratios within a round. Every side writes its factors to a temporary directory and, but for
 bergson, which hands some on in memory, reads them from there; models and libraries are loaded before the clock starts.
+Freed memory is kept for the next pass, as headwater's commands have it, for kronfluence too, which shares the process.
 
 Also printed: one scoring pass of 1, 8 and 64 prepared queries beside a floor, which is a forward pass and a
 backward pass through activations over the same sequences, written here without headwater; and what our precision
@@ -56,6 +57,7 @@ from ekfac_sides import (
     tracked_names,
 )
 
+from storage.environment import keep_freed_memory
 from tasks.influence.compression import LowRank
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import native_precision
@@ -409,6 +411,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = options.tf32
     with tempfile.TemporaryDirectory() as folder:
         work = make_work(options, Path(folder))

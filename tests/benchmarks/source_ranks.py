@@ -74,7 +74,7 @@ def main() -> None:
                 model=ModelParameters(name=str(model)),
                 queries=tuple(asked.values()),
                 corpus=CorpusParameters(inputs=(str(arguments.corpus),)),
-                candidates=CandidateParameters(filter="bm25", top_k=1_000_000),
+                candidates=CandidateParameters(filters=("bm25",), top_k=1_000_000),
                 fit=FitParameters(sequences=2000),
                 method=MethodParameters(beside=("identity", "bm25"), rescore=20),
                 cluster="none",

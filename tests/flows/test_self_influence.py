@@ -64,7 +64,7 @@ def test_a_trace_finds_what_a_survey_has_measured_and_agrees_with_it(tmp_path, g
     queries = (QueryParameters(prompt="The otter went to the", completion=" harbour.", query_id="otter"),)
     values = {"model": {"name": str(gpt2)}, "queries": queries, "compute": {"precision": "float32"}, "cluster": "none"}
     store = ingest(tmp_path / "s", gpt2, corpus)
-    trace(TraceParameters.model_validate(values | {"store": str(store), "candidates": {"filter": "none"}}))
+    trace(TraceParameters.model_validate(values | {"store": str(store), "candidates": {"filters": ["none"]}}))
     assert survey(store, gpt2)[1] == 0
     rows = "select sequence_id, self_influence, gradient_norm from self_influences order by all"
     for mine, theirs in zip(ask(store, rows), ask(surveyed, rows), strict=True):

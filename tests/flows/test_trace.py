@@ -309,7 +309,7 @@ def test_a_copy_adds_a_share_of_the_influence(traced):
 
 
 def test_another_filter_scores_the_same_sequences_alike(traced, gpt2, corpus):
-    run = trace(parameters(traced, gpt2, corpus, candidates=CandidateParameters(filter="none"),
+    run = trace(parameters(traced, gpt2, corpus, candidates=CandidateParameters(filters=("none",)),
                            method=MethodParameters(rescore=5)))  # fmt: skip
     first = ask(traced, f"select run_id from runs where run_id <> '{run}'")[0][0]
     compared = ask(traced, f"from compare_runs('{first}', '{run}')")

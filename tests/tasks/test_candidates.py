@@ -69,7 +69,7 @@ def test_the_bm25_macro_equals_rank_bm25(store, gpt2, oracle):
 
 def test_tfidf_is_the_sum_of_idfs_of_the_matched_query_tokens(store, gpt2):
     tokens = read_tokens(store, all_sequence_ids(corpus_parts(store)))
-    found = candidates(store, gpt2, run="tfidf", filter="tfidf", top_k=1000)
+    found = candidates(store, gpt2, run="tfidf", filters=("tfidf",), top_k=1000)
     for prompt in PROMPTS:
         ours = {row[1]: row[3] for row in found if row[0] == prompt.query_id}
         for sequence_id, ids in tokens.items():
@@ -102,7 +102,7 @@ def test_a_new_part_adds_a_shard_and_touches_no_other(tmp_path, gpt2, corpus):
 
 
 def test_no_filter_means_every_sequence(store, gpt2):
-    found = candidates(store, gpt2, run="none", filter="none")
+    found = candidates(store, gpt2, run="none", filters=("none",))
     n = sum(part.n_sequences for part in corpus_parts(store))
     assert [row[1] for row in found if row[0] == "otter"] == list(range(n))
     assert {row[3] for row in found} == {None}

@@ -60,11 +60,12 @@ class Rows(nn.Module):
         return logits[:, -1] if self.scored == "last" else logits.flatten(0, 1)
 
 
-def last_token_gradient(logits: Tensor, batch: Batch) -> Tensor:
-    """Of −Σ log p of each sequence's last token, in the logits."""
+def last_token_gradient(logits: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+    """Of −Σ log p of each sequence's last token, in the logits of all rows that predict a token."""
+    last = rows % batch.token_ids.shape[1] == batch.token_ids.shape[1] - 2
 
     def loss(logits: Tensor) -> Tensor:
-        return functional.cross_entropy(logits[:, -2], batch.token_ids[:, -1], reduction="sum")
+        return functional.cross_entropy(logits[last], batch.next_tokens.flatten()[rows[last]], reduction="sum")
 
     return torch.func.grad(loss)(logits)
 
