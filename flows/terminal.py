@@ -42,6 +42,9 @@ def print_answers(store: str, run_id: str, console: Console, top: int = 10, by: 
             for row in rows(connection, "answer/tokens", **asked):
                 tokens.setdefault(row["sequence_id"], []).append(row)
             _print_query(query, found, tokens, facts, console)
+            for audit in rows(connection, "answer/filter_audit", query=query["query_id"], run=run_id):
+                console.print(Text(_missed(audit, facts["n_sequences"]), style="dim"), soft_wrap=True)
+                console.print()
 
 
 def print_next(store: str, run_id: str, console: Console) -> None:
@@ -131,6 +134,37 @@ def _footer(query: dict[str, Any], facts: dict[str, Any]) -> str:
         else "gradient dot product"
     )
     return " · ".join(pieces)
+
+
+def _missed(audit: dict[str, Any], n_sequences: int) -> str:
+    """What the filter misses, in one line: the share of the sample's top, and the random scan that would match it."""
+    pieces = [f"no positive influence in a uniform sample of {audit['n_sample']:,}"]
+    if audit["n_top"]:
+        pieces = [
+            f"of the {audit['n_top']:,} largest influences of a uniform sample of {audit['n_sample']:,} the filter had "
+            f"{audit['n_top'] - audit['n_missed']:,} (missed {audit['missed_share']:.0%}, "
+            f"95 % interval {audit['ci_low']:.0%} to {audit['ci_high']:.0%})"
+        ]
+    if audit["scan_budget"] is not None:
+        beyond = ", more than the corpus has" if audit["scan_budget"] > n_sequences else ""
+        pieces.append(
+            f"to match its top 10 by scanning at random: about {_rounded(audit['scan_budget'])} sequences{beyond} "
+            f"(95 % interval {_rounded(audit['budget_low'])} to {_rounded(audit['budget_high'])}; {audit['reason']})"
+        )
+    else:
+        pieces.append(audit["reason"])
+    if audit["tail_alpha"] is not None:
+        verdict = "rejected" if audit["tail_p"] <= 0.1 else "not rejected"
+        pieces.append(
+            f"power-law tail with survival exponent α = {audit['tail_alpha']:.2f} over {audit['tail_n']:,}, "
+            f"{verdict} (p = {audit['tail_p']:.2f})"
+        )
+    return " · ".join(pieces)
+
+
+def _rounded(count: float) -> str:
+    """An extrapolated count, of which two digits mean something."""
+    return f"{float(f'{count:.2g}'):,.0f}"
 
 
 def print_outliers(path: str, factors_id: str, measured: int, console: Console, top: int) -> None:

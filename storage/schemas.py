@@ -1,4 +1,7 @@
-"""The columns of every relation in a store, with what one row is. A change here is a new SCHEMA_VERSION."""
+"""The columns of every relation in a store, with what one row is.
+
+A changed relation is a new SCHEMA_VERSION; a new relation is not: an older store gains it when it is opened.
+"""
 
 from __future__ import annotations
 
@@ -118,6 +121,25 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("device", pa.string()),
         ("precision", pa.string()),
         ("stages", pa.string()),
+    ),
+    # one row per (run, query) of a run with a uniform sample and a filter: what the filter misses
+    "filter_audits": _schema(
+        ("run_id", pa.string()),
+        ("query_id", pa.string()),
+        ("n_sample", pa.int64()),
+        ("n_top", pa.int64()),
+        ("n_missed", pa.int64()),
+        ("missed_share", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("tail_alpha", pa.float64()),
+        ("tail_n", pa.int64()),
+        ("tail_p", pa.float64()),
+        ("threshold", pa.float64()),
+        ("scan_budget", pa.float64()),
+        ("budget_low", pa.float64()),
+        ("budget_high", pa.float64()),
+        ("reason", pa.string()),
     ),
     # one row per (run, method, metric)
     "evaluations": _schema(

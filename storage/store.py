@@ -118,14 +118,18 @@ def open_store(path: str | Path) -> Store:
             found=f"version {version}, written by a newer headwater",
             remedy="Upgrade headwater, or name another store.",
         )
-    return Store(root)
+    store = Store(root)
+    _write_empty_relations(store)
+    return store
 
 
 def _write_empty_relations(store: Store) -> None:
     # A DuckDB view over a glob needs one matching file; a file without rows keeps the columns known.
     for relation, schema in SCHEMAS.items():
-        with replacing(store, store.relation(relation) / "schema.parquet") as path:
-            pq.write_table(schema.empty_table(), path)
+        final = store.relation(relation) / "schema.parquet"
+        if not final.exists():
+            with replacing(store, final) as path:
+                pq.write_table(schema.empty_table(), path)
 
 
 @contextmanager

@@ -115,6 +115,7 @@ def _blocks(connection, run_id: str, queries: list[dict], sequences: list[dict],
             "profile": rows(connection, "report/layer_profile", run=run_id, query=name),
             "coverage": rows(connection, "report/coverage", run=run_id, query=name),
             "methods": methods[name],
+            "audit": _audit(connection, run_id, name),
         }
         blocks.append(presentable(facts) | {"tokens": cells.get(name, {})})
     return blocks
@@ -190,10 +191,20 @@ def _summary(connection, run: dict[str, Any]) -> str:
         "queries": queries[:SUMMARY_QUERIES],
         "n_left_out": len(queries[SUMMARY_QUERIES:]),
         "ranked": ranked,
+        "audits": _audits(connection, run_id, queries[:SUMMARY_QUERIES]),
         "picture": _picture_of_best(connection, run_id, queries),
         "quoted": _quoted,
     }
     return render("summary.md.j2", values)
+
+
+def _audits(connection, run_id: str, queries: list[dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """What the filter missed, by query; None where there was no sample."""
+    return {q["query_id"]: _audit(connection, run_id, q["query_id"]) for q in queries}
+
+
+def _audit(connection, run_id: str, name: str) -> dict[str, Any] | None:
+    return next(iter(rows(connection, "report/filter_audit", run=run_id, query=name)), None)
 
 
 def _quoted(text: str) -> Markup:

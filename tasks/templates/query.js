@@ -17,7 +17,8 @@ function queryView(block) {
       query.compression_correlation === null ? null
         : fact(`${by} against exact scores`, `r = ${figure(query.compression_correlation)}`)),
     make("div", { class: "cards" },
-      profileCard(block.profile), coverageCard(block.coverage), methodsCard(block.methods)),
+      profileCard(block.profile), coverageCard(block.coverage), methodsCard(block.methods),
+      auditCard(block.audit)),
     make("div", { class: "ordering", id: "ordering", role: "group", "aria-label": "Order of the sequences" }),
     make("div", { class: "scroll", id: "ranking" }),
     statement(sql),
@@ -113,3 +114,29 @@ function methodsCard(methods) {
     hint("Spearman's correlation over the sequences that both scored; "
       + `last, the rank that ${own} gives to the other method's best sequence.`));
 }
+
+/** What the filter missed of a uniform sample, and the random scan that would find as much as it did. */
+function auditCard(audit) {
+  if (audit === null) return null;
+  const had = audit.n_top - audit.n_missed;
+  const { tail_alpha: alpha, scan_budget: budget } = audit;
+  return card("What the filter misses",
+    audit.n_top === 0
+      ? make("p", {}, `No positive influence in a uniform sample of ${figure(audit.n_sample)} sequences.`)
+      : make("p", {}, `Of the ${figure(audit.n_top)} largest influences of a uniform sample of `
+        + `${figure(audit.n_sample)} sequences the filter had ${figure(had)}: it missed `,
+        make("b", {}, percent(audit.missed_share)),
+        ` (95 % interval ${percent(audit.ci_low)} to ${percent(audit.ci_high)}).`),
+    budget === null ? null
+      : make("p", {}, "To match its top 10 by scanning at random: about ",
+        make("b", {}, rounded(budget)),
+        ` sequences (95 % interval ${rounded(audit.budget_low)} to ${rounded(audit.budget_high)}).`),
+    hint(`${audit.reason[0].toUpperCase()}${audit.reason.slice(1)}.`),
+    alpha === null ? null
+      : hint(`Power-law tail with survival exponent α = ${figure(alpha)} over the sample's `
+        + `${figure(audit.tail_n)} largest; goodness of fit p = ${figure(audit.tail_p)}`
+        + `${audit.tail_p <= 0.1 ? ", which rejects it." : "."}`));
+}
+
+/** A count that was extrapolated: two digits of it mean something. */
+const rounded = (count) => (count === null ? "more than can be written" : figure(Number(count.toPrecision(2))));

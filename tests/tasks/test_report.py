@@ -20,6 +20,7 @@ from storage.pages import markdown, number, presentable, size, visible, write_pa
 from storage.schemas import SCHEMAS
 from storage.store import Store, create_store
 from storage.tables import write_part
+from tasks.audit import audit_filter
 
 HOSTILE = (
     "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> | `code` ```\n"
@@ -277,6 +278,37 @@ def test_methods_of_the_run_are_compared(tmp_path):
     store = make_store(tmp_path / "s", beside=True)
     methods = Page(report.render_report(store, "r1", tmp_path / "r.html")).blocks[0]["methods"]
     assert [(row["method"], row["spearman"]) for row in methods] == [("bm25", -1.0), ("identity", -1.0)]
+
+
+def test_a_run_without_a_sample_has_no_audit_of_its_filter(page):
+    assert [block["audit"] for block in page.blocks] == [None, None]
+
+
+@pytest.fixture
+def audited(tmp_path) -> Store:
+    """Every sequence is sampled; BM25 has all but the two with the largest influence."""
+    store = make_store(tmp_path / "audited")
+    found = [("r1", name, s, "bm25", float(s), 12 - s) for _, name, s in PAIRS if s >= 2]
+    write_rows(store, "candidates", *found, *(("r1", name, s, "uniform", None, None) for _, name, s in PAIRS))
+    audit_filter.fn(store, "r1", "ekfac")
+    return store
+
+
+def test_the_page_tells_what_the_filter_missed(audited, tmp_path):
+    page = Page(report.render_report(audited, "r1", tmp_path / "r.html"))
+    audit = page.blocks[1]["audit"]
+    # Positive influences are those of 0 … 5. The filter's tenth is its last, which all twelve of the sample reach.
+    assert (audit["n_sample"], audit["n_top"], audit["n_missed"], audit["missed_share"]) == (12, 6, 2, 0.3333)
+    assert (audit["scan_budget"], audit["tail_alpha"]) == (10.0, None)
+    assert audit["reason"].startswith("empirical share: 12 of the sample reach the threshold; no tail: 6 of 12")
+
+
+def test_the_summary_tells_what_the_filter_missed(audited, monkeypatch):
+    sent: dict = {}
+    monkeypatch.setattr(report, "get_run_context", lambda: None)
+    monkeypatch.setattr(report, "create_markdown_artifact", lambda text, **about: sent.update(text=text))
+    report.summarise.fn(audited, "r1")
+    assert sent["text"].count("sample of 12 sequences the filter missed 2: a share of 0.3333") == 2
 
 
 def test_tokens_stop_where_the_page_is_full(store, tmp_path, monkeypatch):
