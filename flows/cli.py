@@ -38,6 +38,7 @@ BatchOption = Annotated[int, typer.Option(help="sequences per scoring pass")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 LengthOption = Annotated[int | None, typer.Option(help="tokens per training sequence; default: the context")]
 PackingOption = Annotated[str, typer.Option(help="document, or concatenate: sequences may cross documents")]
+TermsOption = Annotated[str, typer.Option(help="what lexical filters count: tokens, or words in lower case")]
 BadOption = Annotated[str, typer.Option(help="empty and non-UTF-8 documents: refuse or skip")]
 
 
@@ -82,11 +83,16 @@ def ingest(
 
 
 @app.command()
-def index(store: StoreOption, cluster: ClusterOption = "auto", scheduler: SchedulerOption = None) -> None:
+def index(
+    store: StoreOption,
+    terms: TermsOption = "tokens",
+    cluster: ClusterOption = "auto",
+    scheduler: SchedulerOption = None,
+) -> None:
     """Sequences to lexical index; only parts that have none yet."""
     from flows.index import index_corpus
 
-    built = index_corpus(store, scheduler or cluster)
+    built = index_corpus(store, scheduler or cluster, terms)
     typer.echo(f"{built} new shards in {store}")
 
 
@@ -177,7 +183,16 @@ def trace(
     absolute_damping: Annotated[float | None, typer.Option(help="λ itself, instead")] = None,
     rank: Annotated[int, typer.Option(help="singular directions kept of each query gradient")] = 32,
     rescore: Annotated[int, typer.Option(help="top sequences scored again exactly, with tokens")] = 100,
-    filter: Annotated[list[str] | None, typer.Option(help="bm25, tfidf, none: every sequence; may repeat")] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(help="bm25 (default), lucene, bm25plus, tfidf, embedding, or none: every sequence; may repeat"),
+    ] = None,
+    terms: TermsOption = "tokens",
+    where: Annotated[
+        str | None, typer.Option(help="SQL expression that candidates fulfil, as \"source = 'x' and n_tokens > 50\"")
+    ] = None,
+    embedding_layer: Annotated[int, typer.Option(help="layer that the embedding filter compares; -1: the last")] = -1,
+    skip_broken: Annotated[bool, typer.Option(help="leave out index shards that cannot be read")] = False,
     candidates: Annotated[int, typer.Option(help="sequences that the filter keeps per query")] = 10_000,
     unfiltered: Annotated[int, typer.Option(help="size of a uniform sample scored beside them")] = 0,
     modules: ModulesOption = "mlp",
@@ -211,7 +226,16 @@ def trace(
             "model": {"name": model, "revision": revision},
             "queries": [{k: getattr(p, k) for k in ("prompt", "completion", "query_id")} for p in asked],
             "corpus": _corpus(corpus or [], sequence_length, packing, bad_documents),
-            "candidates": {"filters": filter or ["bm25"], "top_k": candidates, "unfiltered": unfiltered, "seed": seed},
+            "candidates": {
+                "filters": filter or ["bm25"],
+                "terms": terms,
+                "top_k": candidates,
+                "unfiltered": unfiltered,
+                "seed": seed,
+                "where": where,
+                "embedding_layer": embedding_layer,
+                "skip_broken": skip_broken,
+            },
             "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
             "method": {
                 "method": method, "beside": beside or [], "damping": _damping(damping, absolute_damping),

@@ -9,8 +9,10 @@ from flows.parameters import TraceParameters
 from storage.checkpoints import find_checkpoint
 from storage.prompts import register_prompts
 from storage.store import create_store
+from tasks.audit import audit_filter
 from tasks.candidates import find_candidates
 from tasks.corpus import count_parts, ingest
+from tasks.embeddings import embed_corpus
 from tasks.factors import fit_factors
 from tasks.gradients import prepare_queries
 from tasks.index import build_index
@@ -33,13 +35,16 @@ def trace(parameters: TraceParameters) -> str:
     prompts = [query.as_prompt() for query in parameters.queries]
     with open_workers(parameters.cluster, count_parts(store, parameters.corpus)) as workers, recording() as stages:
         ingest(store, model, parameters.corpus, workers)
-        build_index(store, workers)
+        if parameters.candidates.lexical:
+            build_index(store, workers, parameters.candidates.terms)
         register_prompts(store, prompts)
         run = describe_run(
             store, model, prompts, parameters.candidates, parameters.fit, parameters.method, parameters.compute
         )
         if not run.is_complete:
-            find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers)
+            if "embedding" in parameters.candidates.filters:
+                embed_corpus(store, model, parameters.candidates.embedding_layer, parameters.compute, workers)
+            find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers, parameters.compute)
             curved = any(method in CURVED for method in run.scoring_methods)
             fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
             scoring = run.scoring(fit_id)
@@ -47,6 +52,7 @@ def trace(parameters: TraceParameters) -> str:
             score_candidates(scoring, workers)
             score_tokens(scoring, workers)
             publish(scoring, run.facts)
+            audit_filter(store, run.run_id, scoring.method)
             complete_run(scoring, run.facts, stages)
         summarise(store, run.run_id)
     return run.run_id

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -56,7 +57,7 @@ def install_relations(connection: duckdb.DuckDBPyConnection, store: Store) -> No
                 f"create or replace view {relation} as select * from stored.{relation} "
                 "where run_id in (select run_id from stored.runs)"
             )
-        elif relation != "terms":
+        elif relation not in {"terms", "words"}:
             connection.execute(f"create or replace view {relation} as select * from stored.{relation}")
     for name in [*statement_names("relations"), *statement_names("macros")]:
         connection.execute(statement(name))
@@ -88,14 +89,25 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def stream(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: Any) -> Iterator[pa.Table]:
+def stream(
+    connection: duckdb.DuckDBPyConnection, name: str, /, batch_rows: int = ROW_GROUP, **parameters: Any
+) -> Iterator[pa.Table]:
     """The rows of sql/<name>.sql in batches of at most one row group, without holding them all."""
-    reader = connection.sql(statement(name), params=parameters or None).to_arrow_reader(ROW_GROUP)
+    reader = connection.sql(statement(name), params=parameters or None).to_arrow_reader(batch_rows)
     for batch in reader:
         yield pa.Table.from_batches([batch])
 
 
 def part_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, relation: str, *names: str) -> None:
     """Let SQL name the rows of one part of a relation `view`."""
-    path = _quoted(str(store.file(relation, *names)))
-    connection.execute(f"create or replace view {view} as select * from read_parquet({path})")
+    _view_files(connection, view, [store.file(relation, *names)])
+
+
+def parts_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, relation: str, parts: list[str]) -> None:
+    """Let SQL name the rows of several parts of a relation `view`."""
+    _view_files(connection, view, [store.file(relation, part) for part in parts])
+
+
+def _view_files(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Path]) -> None:
+    files = ", ".join(_quoted(str(path)) for path in paths)
+    connection.execute(f"create or replace view {view} as select * from read_parquet([{files}])")

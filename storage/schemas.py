@@ -5,6 +5,8 @@ A changed relation is a new SCHEMA_VERSION; a new relation is not: an older stor
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -33,8 +35,12 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # one row per (shard, term); the view `terms` sums over shards
     "terms": _schema(("term_id", pa.int32()), ("document_frequency", pa.int64())),
-    # one row per (term, sequence), sorted by term
+    # one row per (term, sequence), sorted by term within every 8 million tokens of a part
     "postings": _schema(("term_id", pa.int32()), ("sequence_id", pa.int64()), ("term_frequency", pa.int32())),
+    # the same three over words: one row per (shard, word), per (word, sequence), and per sequence
+    "words": _schema(("term_id", pa.int64()), ("word", pa.string()), ("document_frequency", pa.int64())),
+    "word_postings": _schema(("term_id", pa.int64()), ("sequence_id", pa.int64()), ("term_frequency", pa.int32())),
+    "word_lengths": _schema(("sequence_id", pa.int64()), ("n_words", pa.int32())),
     # one row per query
     "queries": _schema(
         ("query_id", pa.string()),
@@ -151,6 +157,13 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("ci_high", pa.float64()),
         ("n", pa.int64()),
     ),
+}
+
+# What is made of a corpus part and goes with it; of each index its terms are written last, so they say it is complete.
+Terms = Literal["tokens", "words"]
+INDEXES: dict[Terms, tuple[str, ...]] = {
+    "tokens": ("terms", "postings"),
+    "words": ("words", "word_postings", "word_lengths"),
 }
 
 # Relations whose rows belong to one run: the views show them only once that run is in `runs`.

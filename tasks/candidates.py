@@ -1,28 +1,35 @@
-"""Candidates stage: the sequences that the gradients will see, per query: lexical top k and a uniform sample."""
+"""Candidates stage: the sequences that the gradients will see, per query: filters' top k and a uniform sample."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from storage.checkpoints import load_tokenizer
-from storage.database import part_view, query, rows, session
+from storage.checkpoints import tokenizer_fingerprint
+from storage.database import part_view, rows, session
+from storage.errors import MismatchError
+from storage.prefilter import matching_ids, parse_where
 from storage.prompts import Prompt
-from storage.sequences import all_sequence_ids, corpus_parts
+from storage.schemas import Terms
+from storage.sequences import Part, all_sequence_ids, corpus_parts
 from storage.store import Store
 from storage.tables import has_part, writing
+from tasks.compute import ComputeParameters
 from tasks.fanout import Workers, fan_out
-from tasks.retrieval.search import Hits, merge, search, weighted_postings
-from tasks.retrieval.weights import CorpusStatistics, bm25_weights, tfidf_weights
+from tasks.lexical import open_index, query_terms, query_words
+from tasks.neighbours import embedding_source, embeddings_name, nearest
+from tasks.retrieval.search import Hits
+from tasks.retrieval.weights import Scorer
 from tasks.sampling import uniform_sample
 from tasks.stage import stage
 
-
-Filter = Literal["bm25", "tfidf", "none"]
+LEXICAL: tuple[Scorer, ...] = get_args(Scorer)
+EVERYTHING = np.iinfo(np.int64).max
 
 
 class CandidateParameters(BaseModel):
@@ -30,42 +37,55 @@ class CandidateParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filters: tuple[Filter, ...] = Field(
+    filters: tuple[Literal[Scorer, "embedding", "none"], ...] = Field(
         ("bm25",), min_length=1, description="each keeps its top k, and their union is scored; none: every sequence"
     )
-    top_k: int = Field(10_000, ge=1, le=10_000_000, description="sequences that the filter keeps per query")
+    terms: Terms = Field("tokens", description="what lexical filters count: model tokens, or words in lower case")
+    top_k: int = Field(10_000, ge=1, le=10_000_000, description="sequences that a filter keeps per query")
     unfiltered: int = Field(
-        0, ge=0, le=100_000_000, description="sequences of a uniform sample of the corpus, beside the filter's"
+        0, ge=0, le=100_000_000, description="sequences of a uniform sample of the corpus, beside the filters'"
     )
     seed: int = Field(0, ge=0, description="of the uniform sample")
+    where: str | None = Field(
+        None, description="SQL expression over documents and sequences that every candidate must fulfil"
+    )
+    embedding_layer: int = Field(
+        -1, description="hidden states that the embedding filter compares: 0 … n layers, or from the end"
+    )
+    skip_broken: bool = Field(False, description="leave out index shards that cannot be read, instead of failing")
 
+    @field_validator("where")
+    @classmethod
+    def _is_an_expression(cls, where: str | None) -> str | None:
+        return None if where is None else parse_where(where)
 
-@dataclass(frozen=True)
-class SearchJob:
-    """All queries against one shard."""
-
-    store: Store
-    part: str
-    filter: str
-    top_k: int
-    query_terms: tuple[tuple[int, ...], ...]
-    statistics: CorpusStatistics
+    @property
+    def lexical(self) -> list[Scorer]:
+        """The filters that search the lexical index."""
+        return [name for name in LEXICAL if name in self.filters]
 
 
 @stage("candidates")
 def find_candidates(
-    store: Store, run_id: str, model: Path, prompts: list[Prompt], parameters: CandidateParameters, workers: Workers
+    store: Store,
+    run_id: str,
+    model: Path,
+    prompts: list[Prompt],
+    parameters: CandidateParameters,
+    workers: Workers,
+    compute: ComputeParameters = ComputeParameters(),  # noqa: B008  # frozen
 ) -> int:
     """Write the run's `candidates`; returns how many rows."""
-    parts = corpus_parts(store)
     if not has_part(store, "candidates", run_id):
+        _require_same_tokenizer(corpus_parts(store), model)
         with writing(store, "candidates", run_id) as part:
-            for name in sorted(set(parameters.filters) - {"none"}):
-                found = _search(store, model, prompts, name, parameters.top_k, workers)
-                for prompt, hits in zip(prompts, found, strict=True):
-                    part.append(_columns(run_id, prompt, name, hits))
-            for name, size in _samples(parameters):
-                chosen = uniform_sample(all_sequence_ids(parts), size, parameters.seed)
+            hits_of = _lexical_hits(store, model, prompts, parameters, workers)
+            if "embedding" in parameters.filters:
+                hits_of.append(("embedding", _nearest(store, model, prompts, parameters, workers, compute)))
+            for name, hits in hits_of:
+                for prompt, found in zip(prompts, hits, strict=True):
+                    part.append(_columns(run_id, prompt, name, found))
+            for name, chosen in _samples(store, parameters, workers):
                 for prompt in prompts:
                     part.append(_columns(run_id, prompt, name, Hits(chosen, np.full(len(chosen), np.nan))))
     with session(store) as connection:
@@ -73,43 +93,76 @@ def find_candidates(
         return rows(connection, "candidates/count")[0]["n"]
 
 
-def _samples(parameters: CandidateParameters) -> list[tuple[str, int]]:
-    everything = [("none", np.iinfo(np.int64).max)] if "none" in parameters.filters else []
-    return everything + ([("uniform", parameters.unfiltered)] if parameters.unfiltered else [])
+def _require_same_tokenizer(parts: list[Part], model: Path) -> None:
+    asked = tokenizer_fingerprint(model)
+    other = next((part for part in parts if part.tokenizer_fingerprint != asked), None)
+    if other:
+        raise MismatchError(
+            f"corpus part {other.name}",
+            expected=f"tokenizer {asked}, that of the model",
+            found=f"tokenizer {other.tokenizer_fingerprint}, with which it was cut and indexed",
+            remedy="Trace with the model whose tokenizer cut the corpus, or ingest the corpus into another store.",
+        )
 
 
-def _search(
-    store: Store, model: Path, prompts: list[Prompt], name: str, top_k: int, workers: Workers
-) -> list[Hits]:
-    with session(store) as connection:
-        statistics = CorpusStatistics(**rows(connection, "candidates/statistics")[0])
-    terms = tuple(query_terms(model, prompt) for prompt in prompts)
-    jobs = [SearchJob(store, part.name, name, top_k, terms, statistics) for part in corpus_parts(store)]
-    shards = fan_out(workers.lexical, search_shard, jobs, "candidates")
-    return [merge(hits, top_k) for hits in zip(*shards, strict=True)]
-
-
-def query_terms(model: Path, prompt: Prompt) -> tuple[int, ...]:
-    """The model tokens of prompt and completion, special tokens left out; a repeated token counts repeatedly."""
-    tokenizer = load_tokenizer(model)
-    return tuple(tokenizer(prompt.prompt + prompt.completion, add_special_tokens=False)["input_ids"])
-
-
-def search_shard(job: SearchJob) -> list[Hits]:
-    """The shard's best sequences for each query; the postings are read once for all of them."""
-    terms = sorted({term for query_terms in job.query_terms for term in query_terms})
-    with session(job.store) as connection:
-        part_view(connection, job.store, "part_postings", "postings", job.part)
-        part_view(connection, job.store, "part_sequences", "sequences", job.part)
-        found = query(connection, "candidates/shard_postings", terms=terms)
-    columns = {name: found[name].to_numpy() for name in found.column_names}
-    frequencies = columns["document_frequency"].astype(np.float64)
-    if job.filter == "tfidf":
-        weights = tfidf_weights(frequencies, job.statistics)
+def _lexical_hits(
+    store: Store, model: Path, prompts: list[Prompt], parameters: CandidateParameters, workers: Workers
+) -> list[tuple[str, list[Hits]]]:
+    """What each lexical filter finds, query by query."""
+    if not parameters.lexical:
+        return []
+    index = open_index(store, parameters.terms, parameters.skip_broken)
+    if parameters.terms == "tokens":
+        queries = [query_terms(model, prompt) for prompt in prompts]
     else:
-        weights = bm25_weights(columns["term_frequency"], columns["n_tokens"], frequencies, job.statistics)
-    postings = weighted_postings(columns["term_id"], columns["sequence_id"], weights)
-    return [search(postings, query_terms, job.top_k) for query_terms in job.query_terms]
+        queries = [query_words(store, prompt) for prompt in prompts]
+    return [
+        (name, index.search(name, queries, parameters.top_k, parameters.where, workers)) for name in parameters.lexical
+    ]
+
+
+def _nearest(
+    store: Store,
+    model: Path,
+    prompts: list[Prompt],
+    parameters: CandidateParameters,
+    workers: Workers,
+    compute: ComputeParameters,
+) -> list[Hits]:
+    made = embeddings_name(embedding_source(model, parameters.embedding_layer, compute))
+    allowed = None if parameters.where is None else partial(matching_ids, where=parameters.where)
+    return nearest(store, model, prompts, made, parameters.embedding_layer, parameters.top_k, compute, workers, allowed)
+
+
+def _samples(store: Store, parameters: CandidateParameters, workers: Workers) -> list[tuple[str, np.ndarray]]:
+    """The sequences that are scored whatever the query, by the name of what chose them."""
+    sizes = {"none": EVERYTHING if "none" in parameters.filters else 0, "uniform": parameters.unfiltered}
+    if not any(sizes.values()):
+        return []
+    ids = allowed_ids(store, parameters.where, workers)
+    return [(name, uniform_sample(ids, size, parameters.seed)) for name, size in sizes.items() if size]
+
+
+@dataclass(frozen=True)
+class AllowedJob:
+    """One part whose sequences an expression selects from."""
+
+    store: Store
+    part: str
+    where: str
+
+
+def allowed_ids(store: Store, where: str | None, workers: Workers) -> np.ndarray:
+    """The sequences of the corpus that an expression selects, all without one; ascending."""
+    parts = corpus_parts(store)
+    if where is None:
+        return all_sequence_ids(parts)
+    jobs = [AllowedJob(store, part.name, where) for part in parts]
+    return np.concatenate(fan_out(workers.lexical, _matching, jobs, "candidates by expression"))
+
+
+def _matching(job: AllowedJob) -> np.ndarray:
+    return matching_ids(job.store, job.part, job.where)
 
 
 def _columns(run_id: str, prompt: Prompt, name: str, hits: Hits) -> dict[str, list]:

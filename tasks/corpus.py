@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from storage.database import rows, session
 from storage.digests import digest_of
 from storage.errors import InputError, MismatchError
 from storage.inputs import BadDocument, CorpusFile, Document, find_inputs, read_documents
+from storage.schemas import INDEXES
 from storage.sequences import Part, all_parts, current_parts, write_manifest
 from storage.staging import discard, staged_reader, staged_writer, view_staged
 from storage.store import Store
@@ -250,7 +252,7 @@ def _commit(store: Store, digest: str, file: CorpusFile, job: CutJob, result: Cu
     )  # fmt: skip
     for old in replaced:
         write_manifest(store, Part(**{**old.__dict__, "status": "replaced"}))
-        for relation in ("postings", "terms", "sequences", "documents"):
+        for relation in (*chain(*INDEXES.values()), "sequences", "documents"):
             remove_part(store, relation, old.name)
     discard(store, job.key)
 

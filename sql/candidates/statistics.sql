@@ -1,10 +1,10 @@
--- grain: one row: what lexical weights need to know of the whole corpus
-with corpus as (
-    select count(*) as n_sequences, avg(n_tokens) as mean_length
-    from sequences
+-- grain: one row per document frequency: how many terms of the readable shards have it, over all of them
+with summed as (
+    select term_id, sum(document_frequency)::bigint as document_frequency
+    from shard_terms
+    group by term_id
 )
-select
-    n_sequences,
-    mean_length,
-    (select avg(ln(n_sequences - document_frequency + 0.5) - ln(document_frequency + 0.5)) from terms) as mean_idf
-from corpus
+select document_frequency, count(*) as n_terms
+from summed
+group by document_frequency
+order by document_frequency

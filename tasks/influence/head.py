@@ -87,7 +87,9 @@ def _is_last(model: PreTrainedModel, module: nn.Module | None) -> bool:
 
     module.forward = remember
     try:
-        output = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=module.weight.device), use_cache=False).logits
+        output = model(
+            input_ids=torch.zeros(1, 1, dtype=torch.long, device=module.weight.device), use_cache=False
+        ).logits
     finally:
         del module.forward
     return len(given) == 1 and output is given[0][0] and output._version == given[0][1]

@@ -1,11 +1,22 @@
-"""Top-k search over one shard of postings, and the merge of shards; ties go to the smaller sequence_id."""
+"""Top-k search over one shard of postings, and the merge of shards; ties go to the smaller sequence_id.
+
+A batch of queries goes through the shard a block of rows at a time. In a block f / (f + n) is found once for every
+posting that any query asks for; then each query adds up its terms in an array that stays in the processor's cache.
+A row is kept if it beats the query's k-th best so far, so most rows of most blocks are never looked at again.
+Terms are added in the order of their ids, so a score has the same bits however the corpus is cut into parts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
+
+BLOCK = 8192  # rows; their scores, 64 KiB, stay in a core's second cache
+NOTHING = -np.inf
 
 
 @dataclass(frozen=True)
@@ -17,42 +28,213 @@ class Hits:
 
 
 @dataclass(frozen=True)
-class WeightedPostings:
-    """Postings of one shard, sorted by term: `slices[term]` is the range of the term's entries."""
+class PostingLists:
+    """The postings of some terms in one shard: entries starts[j] … starts[j + 1] are those of terms[j], by row."""
 
-    rows: np.ndarray  # index into sequence_ids
-    weights: np.ndarray
-    slices: dict[int, slice]
-    sequence_ids: np.ndarray
-
-
-def weighted_postings(terms: np.ndarray, sequence_ids: np.ndarray, weights: np.ndarray) -> WeightedPostings:
-    """Group aligned postings by term."""
-    order = np.argsort(terms, kind="stable")
-    unique_ids, rows = np.unique(sequence_ids[order], return_inverse=True)
-    values, starts = np.unique(terms[order], return_index=True)
-    ends = [*starts[1:], len(order)]
-    slices = {int(t): slice(int(s), int(e)) for t, s, e in zip(values, starts, ends, strict=True)}
-    return WeightedPostings(rows, weights[order], slices, unique_ids)
+    terms: np.ndarray  # ascending
+    starts: np.ndarray
+    rows: np.ndarray  # int32, counted from the shard's first sequence
+    frequencies: np.ndarray
 
 
-def search(postings: WeightedPostings, query_terms: Iterable[int], k: int) -> Hits:
-    """The k best sequences of a shard that hold at least one query term; repeated terms count repeatedly."""
-    scores = np.zeros(len(postings.sequence_ids))
-    touched = np.zeros(len(postings.sequence_ids), dtype=bool)
-    for term in query_terms:
-        where = postings.slices.get(term)
-        if where is not None:
-            scores[postings.rows[where]] += postings.weights[where]  # one entry per sequence: no collisions
-            touched[postings.rows[where]] = True
-    found = np.flatnonzero(touched)
-    return best(Hits(postings.sequence_ids[found], scores[found]), k)
+@dataclass(frozen=True)
+class WeightedQuery:
+    """What a query asks of any sequence: its distinct terms, ascending, and what each is worth."""
+
+    terms: np.ndarray
+    weights: np.ndarray  # c, times how often the query has the term
+    base: float = 0.0
+
+
+def weigh(query_terms: Sequence[int], weight_of: dict[int, float], base: float = 0.0) -> WeightedQuery:
+    """A query's terms with their weights; a repeated term counts repeatedly."""
+    counts = Counter(query_terms)
+    terms = np.array(sorted(counts), np.int64)
+    return WeightedQuery(terms, np.array([counts[t] * weight_of[t] for t in terms.tolist()], np.float64), base)
+
+
+def search(
+    postings: PostingLists,
+    normalisations: np.ndarray,
+    queries: Sequence[WeightedQuery],
+    k: int,
+    first_sequence_id: int = 0,
+    allowed: np.ndarray | None = None,
+) -> list[Hits]:
+    """Each query's k best rows of a shard, in ascending order, among those that hold at least one of its terms.
+
+    `merge` puts the hits of all shards in order. `allowed` marks the rows that may be found; without it all may.
+    """
+    n_rows = len(normalisations)
+    k = min(k, n_rows)
+    lists, weights, starts = _flattened(postings, queries)
+    everything = np.ones(1, np.bool_) if allowed is None else allowed
+    rows, scores, found = _search(
+        postings.starts, postings.rows, postings.frequencies, normalisations,
+        lists, weights, starts, k, everything, allowed is not None,
+    )  # fmt: skip
+    hits = []
+    for q, query in enumerate(queries):
+        n = found[q]
+        hits.append(Hits(rows[q, :n] + np.int64(first_sequence_id), scores[q, :n] + query.base))
+    return hits
+
+
+def _flattened(postings: PostingLists, queries: Sequence[WeightedQuery]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The list number and the weight of every term that the shard has, query by query."""
+    lists, weights, starts = [], [], [0]
+    for query in queries:
+        at = np.searchsorted(postings.terms, query.terms)
+        there = at < len(postings.terms)
+        there[there] = postings.terms[at[there]] == query.terms[there]
+        lists.append(at[there])
+        weights.append(query.weights[there])
+        starts.append(starts[-1] + int(there.sum()))
+    return np.concatenate(lists).astype(np.int64), np.concatenate(weights), np.array(starts, np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _search(starts, rows, frequencies, normalisations, lists, weights, query_starts, k, allowed, restricted):
+    n_rows, n_queries, n_lists = len(normalisations), len(query_starts) - 1, len(starts) - 1
+    room = min(2 * k, n_rows) + BLOCK
+    kept_rows = np.empty((n_queries, room), np.int32)
+    kept_scores = np.empty((n_queries, room), np.float64)
+    kept = np.zeros(n_queries, np.int64)
+    least = np.full(n_queries, NOTHING)  # the k-th best so far
+    cursor = starts[:-1].copy()
+    begin, end = np.empty(n_lists, np.int64), np.empty(n_lists, np.int64)
+    local = np.empty(0, np.int32)
+    saturation = np.empty(0, np.float64)
+    scores, touched, scratch = np.zeros(BLOCK), np.zeros(BLOCK, np.bool_), np.empty(room)
+    for first in range(0, n_rows, BLOCK):
+        last = min(first + BLOCK, n_rows)
+        # The block's postings of all lists, with f / (f + n).
+        total = 0
+        for j in range(n_lists):
+            stop = cursor[j]
+            while stop < starts[j + 1] and rows[stop] < last:
+                stop += 1
+            begin[j], end[j] = total, total + stop - cursor[j]
+            if end[j] > len(local):
+                local = _grown(local, end[j])
+                saturation = _grown(saturation, end[j])
+            for p in range(cursor[j], stop):
+                f = frequencies[p]
+                local[total] = rows[p] - first
+                saturation[total] = f / (f + normalisations[rows[p]])
+                total += 1
+            cursor[j] = stop
+        for q in range(n_queries):
+            scores[: last - first] = 0.0
+            for t in range(query_starts[q], query_starts[q + 1]):
+                j, c = lists[t], weights[t]
+                for p in range(begin[j], end[j]):
+                    scores[local[p]] += c * saturation[p]
+            n = kept[q]
+            if least[q] < 0:  # a row that holds no term has score 0 and is no hit: tell them apart
+                touched[:] = False
+                for t in range(query_starts[q], query_starts[q + 1]):
+                    for p in range(begin[lists[t]], end[lists[t]]):
+                        touched[local[p]] = True
+                for row in range(last - first):
+                    if touched[row] and scores[row] > least[q] and (not restricted or allowed[first + row]):
+                        kept_rows[q, n], kept_scores[q, n] = first + row, scores[row]
+                        n += 1
+            else:
+                bound = least[q]
+                for row in range(last - first):
+                    if scores[row] > bound and (not restricted or allowed[first + row]):
+                        kept_rows[q, n], kept_scores[q, n] = first + row, scores[row]
+                        n += 1
+            kept[q] = n
+            if n > room - BLOCK:
+                kept[q], least[q] = _trim(kept_rows[q], kept_scores[q], scratch, n, k)
+    for q in range(n_queries):
+        if kept[q] > k:
+            kept[q], least[q] = _trim(kept_rows[q], kept_scores[q], scratch, kept[q], k)
+    return kept_rows, kept_scores, kept
+
+
+@njit(nogil=True, cache=True)
+def _grown(array, least):
+    larger = np.empty(max(least, 2 * len(array)), array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+@njit(nogil=True, cache=True)
+def _trim(rows, scores, scratch, n, k):
+    """Keep the k best of n rows in ascending order, the first ones among equals; the k-th best score."""
+    scratch[:n] = scores[:n]
+    least = _select(scratch, n, n - k)
+    better = 0
+    for i in range(n):
+        better += scores[i] > least
+    equal, kept = k - better, 0
+    for i in range(n):
+        score = scores[i]
+        if score > least or (score == least and equal > 0):
+            equal -= score == least
+            rows[kept], scores[kept] = rows[i], score
+            kept += 1
+    return kept, least
+
+
+@njit(nogil=True, cache=True)
+def _select(values, n, position):
+    """The value that sorting would put at `position`; reorders `values`.
+
+    Hoare's quickselect with Lomuto's partition written without a branch: comparisons of scores are not predictable.
+    """
+    low, high = 0, n
+    while high - low > 1:
+        a, b, c = values[low], values[(low + high) // 2], values[high - 1]
+        pivot = max(min(a, b), min(max(a, b), c))
+        less = low
+        for i in range(low, high):
+            value = values[i]
+            values[i] = values[less]
+            values[less] = value
+            less += value < pivot
+        if position < less:
+            high = less
+            continue
+        equal = less
+        for i in range(less, high):
+            value = values[i]
+            values[i] = values[equal]
+            values[equal] = value
+            equal += value == pivot
+        if position < equal:
+            return pivot
+        low = equal
+    return values[low]
 
 
 def best(hits: Hits, k: int) -> Hits:
     """The k best of some hits, best first."""
-    order = np.lexsort((hits.sequence_ids, -hits.scores))[:k]
-    return Hits(hits.sequence_ids[order], hits.scores[order])
+    ids, scores = hits.sequence_ids, hits.scores
+    if k < len(scores):
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        better, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+        first = equal[np.argsort(ids[equal])][: k - len(better)]
+        kept = np.concatenate([better, first])
+        ids, scores = ids[kept], scores[kept]
+    order = np.argsort(-scores)
+    _settle_ties(order, ids, scores)
+    return Hits(ids[order], scores[order])
+
+
+@njit(nogil=True, cache=True)
+def _settle_ties(order, ids, scores):
+    """Put equal scores in the order of their ids."""
+    start = 0
+    for stop in range(1, len(order) + 1):
+        if stop == len(order) or scores[order[stop]] != scores[order[start]]:
+            if stop - start > 1:
+                run = order[start:stop]
+                order[start:stop] = run[np.argsort(ids[run])]
+            start = stop
 
 
 def merge(shards: Iterable[Hits], k: int) -> Hits:

@@ -243,7 +243,7 @@ def test_a_run_killed_between_stages_ends_in_the_same_tables(tmp_path, gpt2, cor
 
     store = tmp_path / "s"
     for stage in ("find_candidates", "fit_factors", "prepare_queries", "score_candidates", "score_tokens", "publish",
-                  "complete_run"):  # fmt: skip
+                  "audit_filter", "complete_run"):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(module, stage, power_cut)
             with pytest.raises(KeyboardInterrupt):
@@ -338,7 +338,7 @@ def test_factors_of_another_model_are_refused_with_both_sides_named(traced, tmp_
 
 
 def test_a_lexical_method_that_is_not_the_filter_is_refused(tmp_path, gpt2, corpus):
-    with pytest.raises(InputError, match="the filter's own scores"):
+    with pytest.raises(InputError, match="the filters' own scores"):
         trace(parameters(tmp_path / "s", gpt2, corpus, method=MethodParameters(beside=("tfidf",))))
 
 

@@ -1,0 +1,158 @@
+"""Search of the lexical index: what its shards say of the corpus together, then one job per shard and a merge."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from storage.checkpoints import load_tokenizer
+from storage.database import parts_view, query, rows, session
+from storage.postings import broken_files, read_lists
+from storage.prefilter import matching_ids
+from storage.prompts import Prompt
+from storage.schemas import INDEXES, Terms
+from storage.sequences import Part, corpus_parts
+from storage.store import Store
+from storage.tables import read_part
+from tasks.fanout import Workers, fan_out
+from tasks.retrieval.search import Hits, PostingLists, WeightedQuery, merge, search, weigh
+from tasks.retrieval.weights import (
+    CorpusStatistics,
+    Scorer,
+    base_score,
+    mean_okapi_idf,
+    normalisations,
+    term_weights,
+)
+from tasks.retrieval.words import word_id
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LexicalIndex:
+    """The readable shards of a corpus, and what the weights need to know of it."""
+
+    store: Store
+    terms: Terms
+    parts: tuple[Part, ...]
+    statistics: CorpusStatistics
+
+    def weigh(self, scorer: Scorer, queries: Sequence[tuple[int, ...]]) -> tuple[WeightedQuery, ...]:
+        """Queries given as terms, repeated ones repeatedly, with what each term is worth."""
+        asked = sorted({term for terms in queries for term in terms})
+        with _terms_session(self.store, self.terms, self.parts) as connection:
+            found = rows(connection, "candidates/document_frequencies", terms=asked)
+        df = {term: 0 for term in asked} | {row["term_id"]: row["document_frequency"] for row in found}
+        weights = term_weights(scorer, np.array([df[term] for term in asked]), self.statistics)
+        weight_of = dict(zip(asked, weights.tolist(), strict=True))
+        return tuple(
+            weigh(terms, weight_of, base_score(scorer, np.array([df[term] for term in terms]), self.statistics))
+            for terms in queries
+        )
+
+    def search(
+        self, scorer: Scorer, queries: Sequence[tuple[int, ...]], k: int, where: str | None, workers: Workers
+    ) -> list[Hits]:
+        """The k best sequences of each query, of those that `where` selects."""
+        weighted = self.weigh(scorer, queries)
+        jobs = [
+            SearchJob(self.store, part, self.terms, scorer, weighted, k, self.statistics, where) for part in self.parts
+        ]
+        shards = fan_out(workers.lexical, search_shard, jobs, f"candidates by {scorer}")
+        return [merge(hits, k) for hits in zip(*shards, strict=True)]
+
+
+def open_index(store: Store, terms: Terms, skip_broken: bool = False) -> LexicalIndex:
+    """The index of a store; a shard that cannot be read is an error, or is left out and named in the log."""
+    parts = []
+    for part in corpus_parts(store):
+        broken = broken_files(store, INDEXES[terms], part.name)
+        if broken and not skip_broken:
+            raise broken[0]
+        if broken:
+            log.warning("%s: searching without its %s sequences", broken[0], f"{part.n_sequences:,}")
+        else:
+            parts.append(part)
+    if not parts:
+        raise broken_files(store, INDEXES[terms], corpus_parts(store)[0].name)[0]
+    with _terms_session(store, terms, parts) as connection:
+        counts = query(connection, "candidates/statistics")
+        n_words = rows(connection, "candidates/word_count")[0]["n_words"] if terms == "words" else 0
+    n_sequences = sum(part.n_sequences for part in parts)
+    length = n_words if terms == "words" else sum(part.n_tokens for part in parts)
+    df, n_terms = (counts[name].to_numpy() for name in ("document_frequency", "n_terms"))
+    statistics = CorpusStatistics(n_sequences, length / n_sequences, mean_okapi_idf(df, n_terms, n_sequences))
+    return LexicalIndex(store, terms, tuple(parts), statistics)
+
+
+@contextmanager
+def _terms_session(store: Store, terms: Terms, parts: Sequence[Part]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A session in which `shard_terms`, and of words `shard_lengths`, are those of the shards given."""
+    names = [part.name for part in parts]
+    relations, views = INDEXES[terms], {0: "shard_terms", 2: "shard_lengths"}
+    with session(store) as connection:
+        for position, view in views.items():
+            if position < len(relations):
+                parts_view(connection, store, view, relations[position], names)
+        yield connection
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """All queries against one shard."""
+
+    store: Store
+    part: Part
+    terms: Terms
+    scorer: Scorer
+    queries: tuple[WeightedQuery, ...]
+    k: int
+    statistics: CorpusStatistics
+    where: str | None
+
+
+def search_shard(job: SearchJob) -> list[Hits]:
+    """The shard's best sequences for each query; its postings are gone through once for all of them."""
+    store, part = job.store, job.part
+    _, relation, *lengths_of_words = INDEXES[job.terms]
+    postings = read_postings(store, relation, part, job.queries)
+    if lengths_of_words:
+        lengths = read_part(store, "word_lengths", part.name, columns=["n_words"])["n_words"]
+    else:
+        lengths = read_part(store, "sequences", part.name, columns=["n_tokens"])["n_tokens"]
+    norms = normalisations(job.scorer, lengths.to_numpy(), job.statistics)
+    allowed = None
+    if job.where is not None:
+        allowed = np.zeros(part.n_sequences, np.bool_)
+        allowed[matching_ids(store, part.name, job.where) - part.first_sequence_id] = True
+    return search(postings, norms, job.queries, job.k, part.first_sequence_id, allowed)
+
+
+def read_postings(store: Store, relation: str, part: Part, queries: Sequence[WeightedQuery]) -> PostingLists:
+    """The shard's postings of every term that any query asks for."""
+    terms = np.unique(np.concatenate([query.terms for query in queries]))
+    lists = read_lists(store, relation, part.name, terms, part.first_sequence_id)
+    terms = np.array([term for term in terms.tolist() if len(lists[term][0])], np.int64)
+    nothing = np.empty(0, np.int32)
+    rows_, frequencies = ([lists[term][side] for term in terms.tolist()] for side in (0, 1))
+    starts = np.cumsum([0, *map(len, rows_)])
+    return PostingLists(terms, starts, np.concatenate([nothing, *rows_]), np.concatenate([nothing, *frequencies]))
+
+
+def query_terms(model: Path, prompt: Prompt) -> tuple[int, ...]:
+    """The model tokens of prompt and completion, special tokens left out; a repeated token counts repeatedly."""
+    return tuple(load_tokenizer(model)(prompt.prompt + prompt.completion, add_special_tokens=False)["input_ids"])
+
+
+def query_words(store: Store, prompt: Prompt) -> tuple[int, ...]:
+    """The words of prompt and completion, split as the index splits texts; a repeated word counts repeatedly."""
+    with session(store) as connection:
+        words = rows(connection, "candidates/words_of_text", text=prompt.prompt + prompt.completion)[0]["words"]
+    return tuple(map(word_id, words))
