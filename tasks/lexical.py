@@ -32,6 +32,9 @@ from tasks.retrieval.weights import (
 )
 from tasks.retrieval.words import word_id
 
+FIRST = 4  # shards that are searched before there is a bound
+HITS = 2**25  # of all queries and shards that wait to be merged: half a gibibyte
+NOTHING = Hits(np.empty(0, np.int64), np.empty(0))
 log = logging.getLogger(__name__)
 
 
@@ -62,11 +65,19 @@ class LexicalIndex:
     ) -> list[Hits]:
         """The k best sequences of each query, of those that `where` selects."""
         weighted = self.weigh(scorer, queries)
-        jobs = [
-            SearchJob(self.store, part, self.terms, scorer, weighted, k, self.statistics, where) for part in self.parts
-        ]
-        shards = fan_out(workers.lexical, search_shard, jobs, f"candidates by {scorer}")
-        return [merge(hits, k) for hits in zip(*shards, strict=True)]
+        found, bounds, waiting = [NOTHING] * len(queries), None, list(self.parts)
+        # The k-th best of the shards so far bounds what the next ones need to keep and to send.
+        some = FIRST
+        while waiting:
+            jobs = [
+                SearchJob(self.store, part, self.terms, scorer, weighted, k, self.statistics, where, bounds)
+                for part in waiting[:some]
+            ]
+            shards = fan_out(workers.lexical, search_shard, jobs, f"candidates by {scorer}")
+            found = [merge(hits, k) for hits in zip(found, *shards, strict=True)]
+            bounds = tuple(hits.scores[-1] if len(hits.scores) == k else -np.inf for hits in found)
+            waiting, some = waiting[some:], min(2 * some, max(FIRST, HITS // max(1, k * len(queries))))
+        return found
 
 
 def open_index(store: Store, terms: Terms, skip_broken: bool = False) -> LexicalIndex:
@@ -116,6 +127,7 @@ class SearchJob:
     k: int
     statistics: CorpusStatistics
     where: str | None
+    bounds: tuple[float, ...] | None  # scores of which k better ones are known, by query
 
 
 def search_shard(job: SearchJob) -> list[Hits]:
@@ -132,18 +144,14 @@ def search_shard(job: SearchJob) -> list[Hits]:
     if job.where is not None:
         allowed = np.zeros(part.n_sequences, np.bool_)
         allowed[matching_ids(store, part.name, job.where) - part.first_sequence_id] = True
-    return search(postings, norms, job.queries, job.k, part.first_sequence_id, allowed)
+    return search(postings, norms, job.queries, job.k, part.first_sequence_id, allowed, job.bounds)
 
 
 def read_postings(store: Store, relation: str, part: Part, queries: Sequence[WeightedQuery]) -> PostingLists:
     """The shard's postings of every term that any query asks for."""
     terms = np.unique(np.concatenate([query.terms for query in queries]))
     lists = read_lists(store, relation, part.name, terms, part.first_sequence_id)
-    terms = np.array([term for term in terms.tolist() if len(lists[term][0])], np.int64)
-    nothing = np.empty(0, np.int32)
-    rows_, frequencies = ([lists[term][side] for term in terms.tolist()] for side in (0, 1))
-    starts = np.cumsum([0, *map(len, rows_)])
-    return PostingLists(terms, starts, np.concatenate([nothing, *rows_]), np.concatenate([nothing, *frequencies]))
+    return PostingLists(lists.terms, lists.starts, lists.rows, lists.frequencies)
 
 
 def query_terms(model: Path, prompt: Prompt) -> tuple[int, ...]:

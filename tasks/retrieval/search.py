@@ -1,9 +1,10 @@
 """Top-k search over one shard of postings, and the merge of shards; ties go to the smaller sequence_id.
 
 A batch of queries goes through the shard a block of rows at a time. In a block f / (f + n) is found once for every
-posting that any query asks for; then each query adds up its terms in an array that stays in the processor's cache.
-A row is kept if it beats the query's k-th best so far, so most rows of most blocks are never looked at again.
-Terms are added in the order of their ids, so a score has the same bits however the corpus is cut into parts.
+posting that any query asks for; then each query adds up its terms in an array that stays in the processor's cache,
+terms that many rows hold as whole vectors. A row is kept if it beats the query's k-th best so far, so most rows of
+most blocks are never looked at again. Terms are added in the order of their ids, so a score has the same bits however
+the corpus is cut into parts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 8192  # rows; their scores, 64 KiB, stay in a core's second cache
+DENSE = 2  # a term in at least one row of this many is written down for every row of the block
 NOTHING = -np.inf
 
 
@@ -60,18 +62,24 @@ def search(
     k: int,
     first_sequence_id: int = 0,
     allowed: np.ndarray | None = None,
+    bounds: Sequence[float] | None = None,
 ) -> list[Hits]:
     """Each query's k best rows of a shard, in ascending order, among those that hold at least one of its terms.
 
     `merge` puts the hits of all shards in order. `allowed` marks the rows that may be found; without it all may.
+    `bounds` are scores below which a query wants no hit, as k better ones are known from other shards.
     """
     n_rows = len(normalisations)
     k = min(k, n_rows)
     lists, weights, starts = _flattened(postings, queries)
+    used, lists = np.unique(lists, return_inverse=True)
     everything = np.ones(1, np.bool_) if allowed is None else allowed
+    least = np.full(len(queries), NOTHING)
+    if bounds is not None:  # a hit as good as the bound may still win by its id
+        least = np.nextafter(np.array(bounds) - [query.base for query in queries], NOTHING)
     rows, scores, found = _search(
-        postings.starts, postings.rows, postings.frequencies, normalisations,
-        lists, weights, starts, k, everything, allowed is not None,
+        postings.starts[used], postings.starts[used + 1], postings.rows, postings.frequencies, normalisations,
+        lists, weights, starts, k, everything, allowed is not None, least,
     )  # fmt: skip
     hits = []
     for q, query in enumerate(queries):
@@ -94,61 +102,57 @@ def _flattened(postings: PostingLists, queries: Sequence[WeightedQuery]) -> tupl
 
 
 @njit(nogil=True, cache=True)
-def _search(starts, rows, frequencies, normalisations, lists, weights, query_starts, k, allowed, restricted):
-    n_rows, n_queries, n_lists = len(normalisations), len(query_starts) - 1, len(starts) - 1
-    room = min(2 * k, n_rows) + BLOCK
+def _search(
+    starts, ends, rows, frequencies, normalisations, lists, weights, query_starts, k, allowed, restricted, least
+):  # fmt: skip
+    n_rows, n_queries, n_lists = len(normalisations), len(query_starts) - 1, len(starts)
+    room = min(2 * k + BLOCK, n_rows)
     kept_rows = np.empty((n_queries, room), np.int32)
     kept_scores = np.empty((n_queries, room), np.float64)
     kept = np.zeros(n_queries, np.int64)
-    least = np.full(n_queries, NOTHING)  # the k-th best so far
-    cursor = starts[:-1].copy()
-    begin, end = np.empty(n_lists, np.int64), np.empty(n_lists, np.int64)
-    local = np.empty(0, np.int32)
-    saturation = np.empty(0, np.float64)
+    most_entries, most_vectors = _most_in_a_block(starts, ends, rows, n_rows)
+    local, saturation = np.empty(most_entries, np.int32), np.empty(most_entries, np.float64)
+    vectors = np.empty((most_vectors, BLOCK), np.float64)
+    cursor, begin, end, vector = starts.copy(), starts.copy(), starts.copy(), starts.copy()
     scores, touched, scratch = np.zeros(BLOCK), np.zeros(BLOCK, np.bool_), np.empty(room)
     for first in range(0, n_rows, BLOCK):
-        last = min(first + BLOCK, n_rows)
-        # The block's postings of all lists, with f / (f + n).
-        total = 0
+        n = min(BLOCK, n_rows - first)
+        total, n_vectors = 0, 0
         for j in range(n_lists):
-            stop = cursor[j]
-            while stop < starts[j + 1] and rows[stop] < last:
-                stop += 1
-            begin[j], end[j] = total, total + stop - cursor[j]
-            if end[j] > len(local):
-                local = _grown(local, end[j])
-                saturation = _grown(saturation, end[j])
-            for p in range(cursor[j], stop):
-                f = frequencies[p]
-                local[total] = rows[p] - first
-                saturation[total] = f / (f + normalisations[rows[p]])
-                total += 1
-            cursor[j] = stop
-        for q in range(n_queries):
-            scores[: last - first] = 0.0
-            for t in range(query_starts[q], query_starts[q + 1]):
-                j, c = lists[t], weights[t]
-                for p in range(begin[j], end[j]):
-                    scores[local[p]] += c * saturation[p]
-            n = kept[q]
-            if least[q] < 0:  # a row that holds no term has score 0 and is no hit: tell them apart
-                touched[:] = False
-                for t in range(query_starts[q], query_starts[q + 1]):
-                    for p in range(begin[lists[t]], end[lists[t]]):
-                        touched[local[p]] = True
-                for row in range(last - first):
-                    if touched[row] and scores[row] > least[q] and (not restricted or allowed[first + row]):
-                        kept_rows[q, n], kept_scores[q, n] = first + row, scores[row]
-                        n += 1
+            start, stop = cursor[j], _next_block(rows, cursor[j], ends[j], first + n)
+            some_rows, some_frequencies = rows[start:stop], frequencies[start:stop]
+            begin[j], vector[j] = total, -1
+            if (stop - start) * DENSE >= n:
+                _write_vector(some_rows, some_frequencies, normalisations, first, vectors[n_vectors])
+                vector[j] = n_vectors
+                n_vectors += 1
             else:
-                bound = least[q]
-                for row in range(last - first):
-                    if scores[row] > bound and (not restricted or allowed[first + row]):
-                        kept_rows[q, n], kept_scores[q, n] = first + row, scores[row]
-                        n += 1
-            kept[q] = n
-            if n > room - BLOCK:
-                kept[q], least[q] = _trim(kept_rows[q], kept_scores[q], scratch, n, k)
+                total += stop - start
+                _write_entries(
+                    some_rows, some_frequencies, normalisations, first, local[begin[j] : total],
+                    saturation[begin[j] : total],
+                )  # fmt: skip
+            cursor[j], end[j] = stop, total
+        for q in range(n_queries):
+            scores[:] = 0.0
+            touched[:] = False
+            # A row that holds no term has score 0 and is no hit: where 0 might be enough, they are told apart.
+            mark = least[q] < 0
+            for t in range(query_starts[q], query_starts[q + 1]):
+                j = lists[t]
+                if vector[j] >= 0:
+                    _add_vector(scores, weights[t], vectors[vector[j]])
+                    if mark:
+                        _mark_vector(touched, vectors[vector[j]])
+                else:
+                    _add_entries(scores, weights[t], local[begin[j] : end[j]], saturation[begin[j] : end[j]])
+                    if mark:
+                        _mark_entries(touched, local[begin[j] : end[j]])
+            kept[q] = _keep(
+                scores[:n], least[q], first, touched, mark, allowed, restricted, kept_rows[q], kept_scores[q], kept[q]
+            )
+            if kept[q] > max(k, room - BLOCK):
+                kept[q], least[q] = _trim(kept_rows[q], kept_scores[q], scratch, kept[q], k)
     for q in range(n_queries):
         if kept[q] > k:
             kept[q], least[q] = _trim(kept_rows[q], kept_scores[q], scratch, kept[q], k)
@@ -156,10 +160,85 @@ def _search(starts, rows, frequencies, normalisations, lists, weights, query_sta
 
 
 @njit(nogil=True, cache=True)
-def _grown(array, least):
-    larger = np.empty(max(least, 2 * len(array)), array.dtype)
-    larger[: len(array)] = array
-    return larger
+def _most_in_a_block(starts, ends, rows, n_rows):
+    """The most entries and the most vectors that any block needs."""
+    cursor, entries, vectors = starts.copy(), 0, 0
+    for first in range(0, n_rows, BLOCK):
+        n = min(BLOCK, n_rows - first)
+        some_entries, some_vectors = 0, 0
+        for j in range(len(starts)):
+            stop = _next_block(rows, cursor[j], ends[j], first + n)
+            if (stop - cursor[j]) * DENSE >= n:
+                some_vectors += 1
+            else:
+                some_entries += stop - cursor[j]
+            cursor[j] = stop
+        entries, vectors = max(entries, some_entries), max(vectors, some_vectors)
+    return entries, vectors
+
+
+@njit(nogil=True, cache=True)
+def _next_block(rows, start, end, last):
+    """Where the entries of rows before `last` end: by doubling steps, then by halving them."""
+    step = 1
+    while start + step < end and rows[start + step] < last:
+        step *= 2
+    low, high = start + step // 2, min(start + step, end)
+    while low < high:
+        middle = (low + high) // 2
+        if rows[middle] < last:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True)
+def _write_vector(rows, frequencies, normalisations, first, vector):
+    vector[:] = 0.0
+    for p in range(len(rows)):
+        vector[rows[p] - first] = frequencies[p] / (frequencies[p] + normalisations[rows[p]])
+
+
+@njit(nogil=True, cache=True)
+def _write_entries(rows, frequencies, normalisations, first, local, saturation):
+    for p in range(len(rows)):
+        local[p] = rows[p] - first
+        saturation[p] = frequencies[p] / (frequencies[p] + normalisations[rows[p]])
+
+
+@njit(nogil=True, cache=True)
+def _add_vector(scores, weight, vector):
+    for row in range(len(scores)):
+        scores[row] += weight * vector[row]
+
+
+@njit(nogil=True, cache=True)
+def _add_entries(scores, weight, rows, values):
+    for p in range(len(rows)):
+        scores[rows[p]] += weight * values[p]
+
+
+@njit(nogil=True, cache=True)
+def _mark_vector(touched, vector):
+    for row in range(len(touched)):
+        touched[row] |= vector[row] > 0
+
+
+@njit(nogil=True, cache=True)
+def _mark_entries(touched, rows):
+    for row in rows:
+        touched[row] = True
+
+
+@njit(nogil=True, cache=True)
+def _keep(scores, least, first, touched, marked, allowed, restricted, kept_rows, kept_scores, kept):
+    """Append the rows that beat the k-th best so far; how many there are now."""
+    for row in range(len(scores)):
+        if scores[row] > least and (not marked or touched[row]) and (not restricted or allowed[first + row]):
+            kept_rows[kept], kept_scores[kept] = first + row, scores[row]
+            kept += 1
+    return kept
 
 
 @njit(nogil=True, cache=True)

@@ -9,7 +9,7 @@ with Lucene's BM25 and two threads or processes. Each side runs in processes of 
 many rounds as asked for; memory is the largest sum of proportional set sizes over a side's processes.
 
 headwater builds over a local Dask cluster from the store's Parquet, and searches with the postings of all asked
-terms loaded: once with the shards in two threads, once as a trace does it, over the cluster with the merge.
+terms loaded: once with two workers that are threads of one process, once as a trace does it, with processes.
 bm25s builds from token lists that are in memory before the clock starts, with its numba back end compiled.
 rank_bm25 answers three queries at 50,000 sequences, which is what it can hold.
 """
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +33,10 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from zipf_corpus import write_zipf_store
 
-from flows.cluster import open_workers
 from storage.sequences import corpus_parts
-from storage.store import Store, open_store
-from tasks.corpus import CorpusParameters, ingest
-from tasks.fanout import Workers
-from tasks.index import build_index
-from tasks.lexical import SearchJob, open_index, read_postings, search_shard
-from tasks.retrieval.search import merge
+from storage.store import Store, create_store, open_store
 
-QUERIES, QUERY_TERMS, K, THREADS = 100, 30, 10_000, 2
+QUERIES, QUERY_TERMS, K, THREADS, REPEATS = 100, 30, 10_000, 2, 6
 LARGEST_FOR_RANK_BM25 = 50_000
 SIDES = ("headwater", "bm25s", "rank_bm25")
 
@@ -69,31 +63,59 @@ def token_lists(store: Store, limit: int | None = None) -> list[list[int]]:
 
 def headwater(store: Store) -> dict[str, float]:
     """Build and search over a local cluster, and search in threads."""
+    # Imported here: a worker starts by importing this file, and should hold no more than a build needs.
+    from distributed import Client, LocalCluster
+
+    from tasks.fanout import Workers
+    from tasks.index import build_index
+
     figures = {}
-    with open_workers("local", 2) as workers:
-        workers.lexical().run(lambda: __import__("tasks.index"))  # as bm25s, imported before the clock starts
-        start = time.perf_counter()
-        build_index.fn(store, workers)
-        figures["build"] = time.perf_counter() - start
-        print("built", flush=True)
-        queries, index = queries_of(store), open_index(store, "tokens")
-        for name in ("first search, as a trace", "search, as a trace"):
+    with LocalCluster(THREADS, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        workers = Workers(lambda: client)
+        with Client(cluster) as client:
+            client.run(_import, "tasks.index")  # as bm25s, before the clock starts
             start = time.perf_counter()
-            index.search("lucene", queries, K, None, workers)
-            figures[name] = time.perf_counter() - start
-    weighted = index.weigh("lucene", queries)
-    jobs = [SearchJob(store, part, "tokens", "lucene", weighted, K, index.statistics, None) for part in index.parts]
-    with ThreadPoolExecutor(THREADS) as pool:
+            build_index.fn(store, workers)
+            figures["build"] = time.perf_counter() - start
+            print("built", flush=True)
+            return figures | searches(store, client, workers)
+
+
+def searches(store: Store, client: object, workers: object) -> dict[str, float]:
+    """As a trace does it, and with two threads over loaded postings."""
+    from distributed import Client, LocalCluster
+
+    from tasks.fanout import Workers
+    from tasks.lexical import open_index, read_postings
+
+    figures = {}
+    queries, index = queries_of(store), open_index(store, "tokens")
+    client.run(_import, "tasks.lexical")
+    for name in ("first search, as a trace", "search, as a trace"):
         start = time.perf_counter()
-        list(pool.map(lambda part: read_postings(store, "postings", part, weighted), index.parts))
+        index.search("lucene", queries, K, None, workers)
+        figures[name] = time.perf_counter() - start
+    with (
+        LocalCluster(THREADS, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        start = time.perf_counter()
+        weighted = index.weigh("lucene", queries)
+        for part in index.parts:
+            read_postings(store, "postings", part, weighted)
         figures["load"] = time.perf_counter() - start
-        for _ in range(2):
+        times = []
+        for _ in range(REPEATS):
             start = time.perf_counter()
-            shards = list(pool.map(search_shard, jobs))
-            found = [merge(hits, K) for hits in zip(*shards, strict=True)]
-            figures["search"] = time.perf_counter() - start
+            found = index.search("lucene", queries, K, None, Workers(lambda: client))
+            times.append(time.perf_counter() - start)
+    figures["search"] = statistics.median(times[1:])
     figures["checksum"] = float(np.mean([hits.scores.sum() for hits in found]))
     return figures
+
+
+def _import(name: str) -> None:
+    import_module(name)
 
 
 def bm25s(store: Store) -> dict[str, float]:
@@ -110,10 +132,12 @@ def bm25s(store: Store) -> dict[str, float]:
     figures = {"build": time.perf_counter() - start}
     print("built", flush=True)
     k = min(K, len(corpus))
-    for _ in range(2):  # the first compiles
+    times = []
+    for _ in range(REPEATS):  # the first compiles
         start = time.perf_counter()
         found = index.retrieve([list(q) for q in queries], k=k, n_threads=THREADS, show_progress=False)
-        figures["search"] = time.perf_counter() - start
+        times.append(time.perf_counter() - start)
+    figures["search"] = statistics.median(times[1:])
     figures["checksum"] = float(np.mean(found.scores.astype(np.float64).sum(1)))
     return figures
 
@@ -141,7 +165,11 @@ def measured(side: str, store: Path) -> dict[str, float]:
     """Run one side and watch its memory."""
     command = [sys.executable, __file__, "--side", side, "--store", str(store)]
     peak, built = 0, None
-    with tempfile.NamedTemporaryFile("r") as output, subprocess.Popen(command, stdout=output.fileno()) as process:
+    with (
+        tempfile.NamedTemporaryFile() as file,
+        open(file.name) as output,
+        subprocess.Popen(command, stdout=file) as process,
+    ):
         while process.poll() is None:
             peak = max(peak, tree_memory(process.pid))
             if built is None and output.read():
@@ -260,7 +288,8 @@ def main() -> None:
             store = write_zipf_store(Path(folder) / f"zipf-{size}", size, options.parts)
             rows += compare(f"zipf {size:,}", store, options.rounds)
         for file in options.corpus:
-            from storage.store import create_store
+            from tasks.corpus import CorpusParameters, ingest
+            from tasks.fanout import Workers
 
             store = create_store(Path(folder) / Path(file).stem)
             ingest.fn(store, Path(options.model), CorpusParameters(inputs=(file,), sequence_length=128), Workers())

@@ -310,7 +310,9 @@ def test_tfidf_is_the_sum_of_idfs_of_the_matched_query_tokens(store, gpt2):
             assert ours.get(sequence_id, 0.0) == pytest.approx(expected, rel=1e-12)
 
 
-def test_candidates_do_not_depend_on_the_number_of_parts(tmp_path, gpt2, store):
+@pytest.mark.parametrize("shards_at_once", [1, 10])
+def test_candidates_do_not_depend_on_the_number_of_parts(tmp_path, gpt2, store, shards_at_once, monkeypatch):
+    monkeypatch.setattr("tasks.lexical.HITS", shards_at_once * 5 * len(PROMPTS))
     records = worlds.documents()
     files = [worlds.write_jsonl(tmp_path / f"{k}.jsonl", records[16 * k : 16 * k + 16]) for k in range(3)]
     three = indexed(tmp_path / "three", gpt2, *files)
@@ -323,7 +325,8 @@ def test_candidates_do_not_depend_on_the_number_of_parts(tmp_path, gpt2, store):
             {"top_k": 3, "filters": ("bm25", "none"), "unfiltered": 4, "where": "document_id >= 'd'"},
         )
     ):
-        assert candidates(store, gpt2, f"parts{k}", **parameters) == candidates(three, gpt2, f"parts{k}", **parameters)
+        run = f"parts{k}-{shards_at_once}"
+        assert candidates(store, gpt2, run, **parameters) == candidates(three, gpt2, run, **parameters)
 
 
 def test_a_new_part_adds_a_shard_and_touches_no_other(tmp_path, gpt2, corpus):

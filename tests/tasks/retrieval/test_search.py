@@ -96,6 +96,18 @@ def test_merging_shards_gives_the_bits_of_searching_them_as_one(cuts):
     assert pairs(merge(shards, 500)) == pairs(whole)
 
 
+def test_a_bound_from_other_shards_changes_nothing_but_what_is_kept():
+    sequences = corpus(4000)
+    norms = np.random.default_rng(2).integers(1, 3, len(sequences)) / 3  # few values: ties at the bound
+    query = weigh([1, 2, 3, 3, 8], dict(enumerate(np.random.default_rng(3).random(60))), base=0.7)
+    (whole,) = search(lists(sequences), norms, [query], 100)
+    (first,) = search(lists(sequences[:2000]), norms[:2000], [query], 100)
+    bound = [first.scores[-1]]
+    (rest,) = search_rows(lists(sequences[2000:]), norms[2000:], [query], 100, first_sequence_id=2000, bounds=bound)
+    assert (rest.scores >= bound[0]).all()
+    assert pairs(merge([first, rest], 100)) == pairs(whole)
+
+
 def test_merging_nothing_found_is_nothing():
     empty = Hits(np.array([], dtype=np.int64), np.array([]))
     assert len(merge([empty, empty], 5).sequence_ids) == 0
