@@ -38,27 +38,29 @@ NOTHING = Hits(np.empty(0, np.int64), np.empty(0))
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LexicalIndex:
-    """The readable shards of a corpus, and what the weights need to know of it."""
+    """The readable shards of a corpus, the document frequency of every term over them, and what weights need more."""
 
     store: Store
     terms: Terms
     parts: tuple[Part, ...]
+    term_ids: np.ndarray  # ascending
+    document_frequencies: np.ndarray
     statistics: CorpusStatistics
 
     def weigh(self, scorer: Scorer, queries: Sequence[tuple[int, ...]]) -> tuple[WeightedQuery, ...]:
         """Queries given as terms, repeated ones repeatedly, with what each term is worth."""
-        asked = sorted({term for terms in queries for term in terms})
-        with _terms_session(self.store, self.terms, self.parts) as connection:
-            found = rows(connection, "candidates/document_frequencies", terms=asked)
-        df = {term: 0 for term in asked} | {row["term_id"]: row["document_frequency"] for row in found}
-        weights = term_weights(scorer, np.array([df[term] for term in asked]), self.statistics)
-        weight_of = dict(zip(asked, weights.tolist(), strict=True))
-        return tuple(
-            weigh(terms, weight_of, base_score(scorer, np.array([df[term] for term in terms]), self.statistics))
-            for terms in queries
-        )
+        asked = np.unique(np.array([term for terms in queries for term in terms], np.int64))
+        df_of = dict(zip(asked.tolist(), self._frequencies(asked).tolist(), strict=True))
+        weights = term_weights(scorer, np.array(list(df_of.values())), self.statistics)
+        weight_of = dict(zip(df_of, weights.tolist(), strict=True))
+        bases = (base_score(scorer, np.array([df_of[term] for term in terms]), self.statistics) for terms in queries)
+        return tuple(weigh(terms, weight_of, base) for terms, base in zip(queries, bases, strict=True))
+
+    def _frequencies(self, asked: np.ndarray) -> np.ndarray:
+        at = np.searchsorted(self.term_ids, asked).clip(max=max(0, len(self.term_ids) - 1))
+        return np.where(self.term_ids[at] == asked, self.document_frequencies[at], 0)
 
     def search(
         self, scorer: Scorer, queries: Sequence[tuple[int, ...]], k: int, where: str | None, workers: Workers
@@ -94,13 +96,13 @@ def open_index(store: Store, terms: Terms, skip_broken: bool = False) -> Lexical
     if not parts:
         raise broken_files(store, INDEXES[terms], corpus_parts(store)[0].name)[0]
     with _terms_session(store, terms, parts) as connection:
-        counts = query(connection, "candidates/statistics")
+        found = query(connection, "candidates/document_frequencies")
         n_words = rows(connection, "candidates/word_count")[0]["n_words"] if terms == "words" else 0
     n_sequences = sum(part.n_sequences for part in parts)
     length = n_words if terms == "words" else sum(part.n_tokens for part in parts)
-    df, n_terms = (counts[name].to_numpy() for name in ("document_frequency", "n_terms"))
-    statistics = CorpusStatistics(n_sequences, length / n_sequences, mean_okapi_idf(df, n_terms, n_sequences))
-    return LexicalIndex(store, terms, tuple(parts), statistics)
+    term_ids, df = (found[name].to_numpy() for name in ("term_id", "document_frequency"))
+    statistics = CorpusStatistics(n_sequences, length / n_sequences, mean_okapi_idf(df, n_sequences))
+    return LexicalIndex(store, terms, tuple(parts), term_ids.astype(np.int64), df, statistics)
 
 
 @contextmanager

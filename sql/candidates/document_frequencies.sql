@@ -1,5 +1,5 @@
--- grain: one row per term asked that any readable shard holds
+-- grain: one row per term of the readable shards, over all of them
 select term_id, sum(document_frequency)::bigint as document_frequency
 from shard_terms
-where list_contains($terms, term_id)
 group by term_id
+order by term_id

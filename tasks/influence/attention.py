@@ -45,14 +45,17 @@ def _short_and_causal(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    enable_gqa: bool = False,
     **_: Any,
 ) -> list[Tensor] | None:
     """Query, key and value as the kernel would take them, if this is a call that this file is for."""
-    plain = is_causal and attn_mask is None and not dropout_p and query.dim() == 4
-    if not plain or query.device.type != "cpu" or not query.shape == key.shape == value.shape:
-        return None
     lowered = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    if lowered != torch.bfloat16 or query.shape[2] > SHORT:
+    plain = is_causal and attn_mask is None and not dropout_p and query.dim() == 4 and query.device.type == "cpu"
+    if not plain or lowered != torch.bfloat16 or query.shape[2] > SHORT:
+        return None
+    if enable_gqa:  # several heads share a key
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    if not query.shape == key.shape == value.shape:
         return None
     return [x.to(lowered) for x in (query, key, value)]
 

@@ -40,9 +40,10 @@ def okapi_idf(df: np.ndarray, n_sequences: int) -> np.ndarray:
     return np.log(n_sequences - df + 0.5) - np.log(df + 0.5)
 
 
-def mean_okapi_idf(df: np.ndarray, n_terms: np.ndarray, n_sequences: int) -> float:
-    """The mean of okapi_idf over a corpus in which n_terms[k] terms have document frequency df[k]."""
-    return float(okapi_idf(df, n_sequences) @ n_terms / n_terms.sum())
+def mean_okapi_idf(df: np.ndarray, n_sequences: int) -> float:
+    """The mean of okapi_idf over all terms; the same bits in whatever order they come."""
+    values, n_terms = np.unique(df, return_counts=True)
+    return float((okapi_idf(values, n_sequences) * n_terms).sum() / max(1, n_terms.sum()))
 
 
 def term_weights(scorer: Scorer, df: np.ndarray, corpus: CorpusStatistics) -> np.ndarray:

@@ -29,8 +29,7 @@ def frequencies() -> dict[int, int]:
 
 
 def statistics() -> CorpusStatistics:
-    df, n_terms = zip(*Counter(frequencies().values()).items(), strict=True)
-    mean = mean_okapi_idf(np.array(df), np.array(n_terms), len(CORPUS))
+    mean = mean_okapi_idf(np.array(list(frequencies().values())), len(CORPUS))
     return CorpusStatistics(len(CORPUS), np.mean([len(tokens) for tokens in CORPUS]), mean)
 
 
