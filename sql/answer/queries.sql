@@ -23,9 +23,10 @@ shares as (
     group by query_id
 ),
 filters as (
-    select query_id, min(filter) filter (where filter in ('bm25', 'tfidf')) as filter
+    -- of several filters none gives the column its name
+    select query_id, case when count(distinct filter) = 1 then min(filter) end as filter
     from candidates
-    where run_id = $run
+    where run_id = $run and filter_score is not null
     group by query_id
 )
 select
