@@ -9,7 +9,8 @@ from storage.database import part_view, rows, session
 from storage.schemas import SCHEMAS
 from storage.store import Store
 from storage.tables import write_part
-from tasks.evaluation.tails import MOST, Interval, NoTail, PowerLawTail, fit_tail, scan_budget, wilson
+from tasks.evaluation.ranking import Estimate
+from tasks.evaluation.tails import MOST, NoTail, PowerLawTail, fit_tail, scan_budget, share_of
 from tasks.stage import stage
 
 # The sample's top: its largest hundredth, at least ten; sql/macros/filter_audit.sql has the same defaults.
@@ -60,7 +61,7 @@ def audit_filter(store: Store, run_id: str, method: str) -> list[FilterAudit]:
 
 
 def _audit(run_id: str, sample: dict[str, Any]) -> FilterAudit:
-    missed = wilson(sample["n_missed"], sample["n_top"]) if sample["n_top"] else None
+    missed = share_of(sample["n_missed"], sample["n_top"], "wilson") if sample["n_top"] else None
     tail, no_tail = _tail(sample)
     budget = _budget(sample, tail)
     return FilterAudit(
@@ -70,15 +71,15 @@ def _audit(run_id: str, sample: dict[str, Any]) -> FilterAudit:
         sample["n_top"],
         sample["n_missed"],
         missed and missed.value,
-        missed and missed.low,
-        missed and missed.high,
+        missed and missed.ci_low,
+        missed and missed.ci_high,
         tail and tail.alpha,
         tail and tail.n,
         tail and tail.p_value,
         sample["threshold"],
         budget and budget.value,
-        budget and budget.low,
-        budget and budget.high,
+        budget and budget.ci_low,
+        budget and budget.ci_high,
         "; ".join(filter(None, [_basis(sample, tail), no_tail])),
     )
 
@@ -91,7 +92,7 @@ def _tail(sample: dict[str, Any]) -> tuple[PowerLawTail | None, str]:
         return None, f"no tail: {error}"
 
 
-def _budget(sample: dict[str, Any], tail: PowerLawTail | None) -> Interval | None:
+def _budget(sample: dict[str, Any], tail: PowerLawTail | None) -> Estimate | None:
     if sample["threshold"] is None:
         return None
     return scan_budget(sample["threshold"], sample["n_reaching"], sample["n_sample"], tail, WANTED)

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over queries with its bootstrap interval."""
+    """What n observations say, between the ends of its 95 % interval."""
 
     value: float
     ci_low: float

@@ -10,9 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.stats import binomtest
+
+from tasks.evaluation.ranking import Estimate
 
 Z = 1.959963984540054  # the 97.5 percentile of the standard normal distribution
 TAIL_SHARE, FEWEST, MOST = 0.005, 20, 500  # of the sample; 500 is the tail that Grosse et al. fitted
@@ -22,15 +25,6 @@ ROUNDS = 2500  # simulated samples: p to two decimals, Clauset et al. 2009, sec.
 
 class NoTail(ValueError):
     """A sample to which no tail is fitted; the message says why."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate between the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -49,24 +43,16 @@ class PowerLawTail:
         return self.alpha / math.sqrt(self.n)
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """A share with Wilson's 95 % score interval, which keeps its level for few trials and shares near 0 or 1.
+def share_of(successes: int, n: int, method: Literal["wilson", "exact"]) -> Estimate:
+    """A share with its 95 % interval.
 
-    (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n). Wilson 1927, JASA 22, 209; of the intervals that
-    Brown, Cai and DasGupta compare (2001, Statistical Science 16, 101) one they recommend for n ≤ 40.
+    wilson  keeps its level for few trials and shares near 0 or 1 (Wilson 1927, JASA 22, 209); of the intervals that
+            Brown, Cai and DasGupta compare (2001, Statistical Science 16, 101) one they recommend for n ≤ 40
+    exact   the shares under which a binomial count is not among the extreme 5 % (Clopper & Pearson 1934,
+            Biometrika 26, 404): never too short
     """
-    share, scale = successes / n, 1 + Z**2 / n
-    middle = (share + Z**2 / (2 * n)) / scale
-    half = Z / scale * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    # At shares of 0 and 1 the ends are exact, which rounding would miss.
-    return Interval(share, middle - half if successes else 0.0, middle + half if successes < n else 1.0)
-
-
-def clopper_pearson(successes: int, n: int) -> Interval:
-    """A share with its exact 95 % interval: the shares under which a binomial count is not among the extreme 5 %."""
-    low = betaincinv(successes, n - successes + 1, 0.025) if successes else 0.0
-    high = betaincinv(successes + 1, n - successes, 0.975) if successes < n else 1.0
-    return Interval(successes / n, float(low), float(high))
+    interval = binomtest(successes, n).proportion_ci(0.95, method=method)
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
 
 
 def fit_tail(largest: Sequence[float], n_positive: int, n_sample: int) -> PowerLawTail:
@@ -124,23 +110,23 @@ def _distances(exponents: np.ndarray) -> np.ndarray:
 
 def scan_budget(
     threshold: float, n_reaching: int, n_sample: int, tail: PowerLawTail | None, wanted: int = 10
-) -> Interval | None:
+) -> Estimate | None:
     """How many random sequences hold `wanted` influences of `threshold` or more, on average: wanted / P(X ≥ threshold).
 
-    Where `n_reaching` of the sample do, P is their share. Its interval is Clopper and Pearson's (1934, Biometrika 26,
-    404), which is never too short: a single one that reaches the threshold was lucky more often than Wilson's allows.
+    Where `n_reaching` of the sample do, P is their share. Its interval is the exact one: a single one
+    that reaches the threshold was lucky more often than Wilson's allows.
     Beyond the sample P = (n / n_sample) (x_min / threshold)^alpha (Weissman 1978, JASA 73, 812), whose logarithm has
     the variance (1 − n/n_sample + (alpha ln(threshold / x_min))²) / n: of n/n_sample and of alpha. None without a tail.
     """
     if n_reaching:
-        share = clopper_pearson(n_reaching, n_sample)
-        return Interval(wanted / share.value, wanted / share.high, wanted / share.low)
+        share = share_of(n_reaching, n_sample, "exact")
+        return Estimate(wanted / share.value, wanted / share.ci_high, wanted / share.ci_low, n_sample)
     if tail is None:
         return None
     falls = tail.alpha * math.log(threshold / tail.x_min)
     error = math.sqrt((1 - tail.n / n_sample + falls**2) / tail.n)
     middle = math.log(wanted * n_sample / tail.n) + falls
-    return Interval(_exp(middle), _exp(middle - Z * error), _exp(middle + Z * error))
+    return Estimate(_exp(middle), _exp(middle - Z * error), _exp(middle + Z * error), n_sample)
 
 
 def _exp(exponent: float) -> float:

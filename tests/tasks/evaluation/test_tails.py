@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.evaluation.tails import NoTail, PowerLawTail, clopper_pearson, fit_tail, goodness_of_fit, scan_budget, wilson
+from tasks.evaluation.tails import NoTail, PowerLawTail, fit_tail, goodness_of_fit, scan_budget, share_of
 
 
 def pareto(alpha: float, n: int, seed: int) -> list[float]:
@@ -17,17 +17,19 @@ def pareto(alpha: float, n: int, seed: int) -> list[float]:
     return sorted((u ** (-1 / alpha)).tolist(), reverse=True)
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (3, 10), (10, 10), (1, 1), (17, 400), (999, 1000)])
-def test_both_intervals_are_scipy_s(k, n):
-    for name, found in (("wilson", wilson(k, n)), ("exact", clopper_pearson(k, n))):
-        expected = stats.binomtest(k, n).proportion_ci(0.95, method=name)
-        assert (found.value, found.low, found.high) == pytest.approx((k / n, expected.low, expected.high), abs=1e-12)
-
-
 def test_wilson_of_three_in_ten_by_hand():
     # p = .3, z² = 3.841459: (.3 + .192073 ± 1.959964 √(.021 + .00960365)) / 1.384146 = (.492073 ± .342873) / 1.384146
-    found = wilson(3, 10)
-    assert (found.low, found.high) == pytest.approx((0.107791, 0.603222), abs=2e-6)
+    found = share_of(3, 10, "wilson")
+    assert (found.value, found.n) == (0.3, 10)
+    assert (found.ci_low, found.ci_high) == pytest.approx((0.107791, 0.603222), abs=2e-6)
+
+
+@pytest.mark.parametrize("n", [1, 10, 400])
+def test_exact_intervals_of_none_and_of_all_by_hand(n):
+    # (1 − p)^n = .025 and p^n = .025
+    none, every = share_of(0, n, "exact"), share_of(n, n, "exact")
+    assert (none.ci_low, none.ci_high) == pytest.approx((0.0, 1 - 0.025 ** (1 / n)), rel=1e-9)
+    assert (every.ci_low, every.ci_high) == pytest.approx((0.025 ** (1 / n), 1.0), rel=1e-9)
 
 
 @pytest.mark.parametrize(("alpha", "n_sample"), [(0.8, 400), (2.21, 9000), (4.34, 200_000)])
@@ -93,7 +95,7 @@ def test_the_budget_covers_the_true_number_as_often_as_it_says(share):
         largest = pareto(2.5, 10_000, seed)
         reaching = sum(x >= threshold for x in largest[:501])
         budget = scan_budget(threshold, reaching, 10_000, fit_tail(largest, 10_000, 10_000))
-        covered.append(budget.low <= 10 / share <= budget.high)
+        covered.append(budget.ci_low <= 10 / share <= budget.ci_high)
     assert np.mean(covered) > 0.92
 
 
@@ -128,14 +130,14 @@ def test_the_budget_beyond_the_sample_by_hand():
     # P = .1 · (1/10)² = .001. Variance of its logarithm: (1 − .1 + (2 ln 10)²)/100 = .221076; 1.96 √.221076 = .92155.
     budget = scan_budget(10.0, 0, 1000, PowerLawTail(alpha=2.0, x_min=1.0, n=100, n_sample=1000, p_value=0.5))
     assert budget.value == pytest.approx(10_000)
-    assert (budget.low, budget.high) == pytest.approx((3979, 25_132), rel=1e-3)
+    assert (budget.ci_low, budget.ci_high) == pytest.approx((3979, 25_132), rel=1e-3)
 
 
 def test_within_the_sample_the_share_is_counted_and_no_tail_is_asked():
-    expected = stats.binomtest(4, 1000).proportion_ci(0.95, method="exact")
+    low, high = (stats.beta.ppf(q, a, b) for q, a, b in ((0.025, 4, 997), (0.975, 5, 996)))  # of the share 4/1000
     for tail in (None, PowerLawTail(alpha=9.0, x_min=1.0, n=100, n_sample=1000, p_value=0.5)):
         budget = scan_budget(3.0, 4, 1000, tail)
-        assert (budget.value, budget.low, budget.high) == pytest.approx((2500, 10 / expected.high, 10 / expected.low))
+        assert (budget.value, budget.ci_low, budget.ci_high) == pytest.approx((2500, 10 / high, 10 / low))
 
 
 def test_beyond_the_sample_without_a_tail_there_is_no_budget():
