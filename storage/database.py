@@ -64,15 +64,22 @@ def install_relations(connection: duckdb.DuckDBPyConnection, store: Store) -> No
 
 
 @contextmanager
-def session(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory connection that knows the store's relations and macros; one per thread or job."""
+def open_connection(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory connection within the memory limit that knows no relation yet; one per thread or job."""
     connection = duckdb.connect()
     try:
         configure(connection, store)
-        install_relations(connection, store)
         yield connection
     finally:
         connection.close()
+
+
+@contextmanager
+def session(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory connection that knows the store's relations and macros; one per thread or job."""
+    with open_connection(store) as connection:
+        install_relations(connection, store)
+        yield connection
 
 
 def query(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: Any) -> pa.Table:

@@ -94,6 +94,8 @@ def _groups(file: pq.ParquetFile, terms: np.ndarray) -> Iterator[tuple[int, int,
     column = file.schema_arrow.get_field_index("term_id")
     for group in range(file.num_row_groups):
         statistics = file.metadata.row_group(group).column(column).statistics
+        if statistics is None:  # a shard without a posting
+            continue
         low, high = np.searchsorted(terms, statistics.min), np.searchsorted(terms, statistics.max, "right")
         if low < high:
             yield group, int(low), int(high)

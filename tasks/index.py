@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from storage.database import part_view, session, stream
+from storage.database import open_connection, part_view, session, stream
 from storage.errors import InputError, StoreError
 from storage.schemas import INDEXES, Terms
 from storage.sequences import Part, corpus_parts
@@ -54,12 +54,13 @@ def build_index(store: Store, workers: Workers, terms: Terms = "tokens") -> int:
 
 def build_shard(job: ShardJob) -> None:
     """Write the postings of one part, and last its terms with their document frequencies."""
-    with session(job.store) as connection:
+    # Tokens ask for no other relation or macro, and to install all of them takes longer than to index a small part.
+    with (open_connection if job.terms == "tokens" else session)(job.store) as connection:
         part_view(connection, job.store, "part_sequences", "sequences", job.part)
-        part_view(connection, job.store, "part_documents", "documents", job.part)
         if job.terms == "tokens":
             _write_token_shard(job, stream(connection, "index/tokens", batch_rows=BATCH))
         else:
+            part_view(connection, job.store, "part_documents", "documents", job.part)
             _write_word_shard(job, stream(connection, "index/words", batch_rows=BATCH))
 
 

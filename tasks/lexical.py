@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+from numba import get_num_threads
 
 from storage.checkpoints import load_tokenizer
 from storage.database import parts_view, query, rows, session
@@ -21,7 +22,7 @@ from storage.sequences import Part, corpus_parts
 from storage.store import Store
 from storage.tables import read_part
 from tasks.fanout import Workers, fan_out
-from tasks.retrieval.search import Hits, PostingLists, WeightedQuery, merge, search, weigh
+from tasks.retrieval.search import Hits, PostingLists, WeightedQuery, merge_all, search, weigh
 from tasks.retrieval.weights import (
     CorpusStatistics,
     Scorer,
@@ -32,7 +33,7 @@ from tasks.retrieval.weights import (
 )
 from tasks.retrieval.words import word_id
 
-FIRST = 4  # shards that are searched before there is a bound
+FIRST, GROWTH = 4, 4  # shards that are searched before there is a bound; and each time as many times as many
 HITS = 2**25  # of all queries and shards that wait to be merged: half a gibibyte
 NOTHING = Hits(np.empty(0, np.int64), np.empty(0))
 log = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class LexicalIndex:
         return tuple(weigh(terms, weight_of, base) for terms, base in zip(queries, bases, strict=True))
 
     def _frequencies(self, asked: np.ndarray) -> np.ndarray:
-        at = np.searchsorted(self.term_ids, asked).clip(max=max(0, len(self.term_ids) - 1))
+        if not len(self.term_ids):
+            return np.zeros(len(asked), np.int64)
+        at = np.searchsorted(self.term_ids, asked).clip(max=len(self.term_ids) - 1)
         return np.where(self.term_ids[at] == asked, self.document_frequencies[at], 0)
 
     def search(
@@ -68,17 +71,20 @@ class LexicalIndex:
         """The k best sequences of each query, of those that `where` selects."""
         weighted = self.weigh(scorer, queries)
         found, bounds, waiting = [NOTHING] * len(queries), None, list(self.parts)
-        # The k-th best of the shards so far bounds what the next ones need to keep and to send.
-        some = FIRST
+        cores = get_num_threads()
+        threads = cores if workers.lexical is None else 1  # a worker of a cluster has one
+        # The k-th best of the shards so far bounds what the next need to keep and to send; fewer rows give no bound.
+        most = max(FIRST, HITS // max(1, k * len(queries)))
+        some = FIRST if k < sum(part.n_sequences for part in self.parts[:FIRST]) else most
         while waiting:
             jobs = [
-                SearchJob(self.store, part, self.terms, scorer, weighted, k, self.statistics, where, bounds)
+                SearchJob(self.store, part, self.terms, scorer, weighted, k, self.statistics, where, bounds, threads)
                 for part in waiting[:some]
             ]
             shards = fan_out(workers.lexical, search_shard, jobs, f"candidates by {scorer}")
-            found = [merge(hits, k) for hits in zip(found, *shards, strict=True)]
+            found = merge_all([found, *shards], k, cores)
             bounds = tuple(hits.scores[-1] if len(hits.scores) == k else -np.inf for hits in found)
-            waiting, some = waiting[some:], min(2 * some, max(FIRST, HITS // max(1, k * len(queries))))
+            waiting, some = waiting[some:], min(GROWTH * some, most)
         return found
 
 
@@ -130,6 +136,7 @@ class SearchJob:
     statistics: CorpusStatistics
     where: str | None
     bounds: tuple[float, ...] | None  # scores of which k better ones are known, by query
+    threads: int
 
 
 def search_shard(job: SearchJob) -> list[Hits]:
@@ -146,7 +153,7 @@ def search_shard(job: SearchJob) -> list[Hits]:
     if job.where is not None:
         allowed = np.zeros(part.n_sequences, np.bool_)
         allowed[matching_ids(store, part.name, job.where) - part.first_sequence_id] = True
-    return search(postings, norms, job.queries, job.k, part.first_sequence_id, allowed, job.bounds)
+    return search(postings, norms, job.queries, job.k, part.first_sequence_id, allowed, job.bounds, job.threads)
 
 
 def read_postings(store: Store, relation: str, part: Part, queries: Sequence[WeightedQuery]) -> PostingLists:

@@ -10,14 +10,17 @@ the corpus is cut into parts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numba import njit
 
 BLOCK = 8192  # rows; their scores, 64 KiB, stay in a core's second cache
 DENSE = 2  # a term in at least one row of this many is written down for every row of the block
+FEW = 32  # equal scores that are put in order one by one
 NOTHING = -np.inf
 
 
@@ -63,20 +66,50 @@ def search(
     first_sequence_id: int = 0,
     allowed: np.ndarray | None = None,
     bounds: Sequence[float] | None = None,
+    threads: int = 1,
 ) -> list[Hits]:
     """Each query's k best rows of a shard, in ascending order, among those that hold at least one of its terms.
 
     `merge` puts the hits of all shards in order. `allowed` marks the rows that may be found; without it all may.
     `bounds` are scores below which a query wants no hit, as k better ones are known from other shards.
+    `threads` share the queries.
     """
+    known = np.full(len(queries), NOTHING) if bounds is None else np.array(bounds)
+
+    def some(numbers: range) -> list[Hits]:
+        of = slice(numbers.start, numbers.stop)
+        return _search_together(postings, normalisations, queries[of], k, first_sequence_id, allowed, known[of])
+
+    return _shared_out(some, len(queries), threads)
+
+
+def _shared_out(some: Callable[[range], list[Hits]], n_queries: int, threads: int) -> list[Hits]:
+    """The hits of queries 0 … n_queries − 1, each thread finding those of some of them."""
+    share = -(-n_queries // threads)
+    groups = [range(start, min(start + share, n_queries)) for start in range(0, n_queries, share)]
+    if len(groups) == 1:
+        return some(groups[0])
+    with ThreadPoolExecutor(threads) as pool:
+        return list(chain.from_iterable(pool.map(some, groups)))
+
+
+def _search_together(
+    postings: PostingLists,
+    normalisations: np.ndarray,
+    queries: Sequence[WeightedQuery],
+    k: int,
+    first_sequence_id: int,
+    allowed: np.ndarray | None,
+    bounds: np.ndarray,
+) -> list[Hits]:
+    """The same in one thread."""
     n_rows = len(normalisations)
     k = min(k, n_rows)
     lists, weights, starts = _flattened(postings, queries)
     used, lists = np.unique(lists, return_inverse=True)
     everything = np.ones(1, np.bool_) if allowed is None else allowed
-    least = np.full(len(queries), NOTHING)
-    if bounds is not None:  # a hit as good as the bound may still win by its id
-        least = np.nextafter(np.array(bounds) - [query.base for query in queries], NOTHING)
+    # A hit as good as the bound may still win by its id.
+    least = np.nextafter(bounds - [query.base for query in queries], NOTHING)
     rows, scores, found = _search(
         postings.starts[used], postings.starts[used + 1], postings.rows, postings.frequencies, normalisations,
         lists, weights, starts, k, everything, allowed is not None, least,
@@ -310,13 +343,31 @@ def _settle_ties(order, ids, scores):
     start = 0
     for stop in range(1, len(order) + 1):
         if stop == len(order) or scores[order[stop]] != scores[order[start]]:
-            if stop - start > 1:
+            if stop - start > FEW:
                 run = order[start:stop]
                 order[start:stop] = run[np.argsort(ids[run])]
+            elif stop - start > 1:
+                _insertion_sort(order[start:stop], ids)
             start = stop
+
+
+@njit(nogil=True, cache=True)
+def _insertion_sort(run, ids):
+    for i in range(1, len(run)):
+        moved, j = run[i], i
+        while j > 0 and ids[run[j - 1]] > ids[moved]:
+            run[j] = run[j - 1]
+            j -= 1
+        run[j] = moved
 
 
 def merge(shards: Iterable[Hits], k: int) -> Hits:
     """The exact global top k from every shard's top k."""
     shards = list(shards)
     return best(Hits(np.concatenate([h.sequence_ids for h in shards]), np.concatenate([h.scores for h in shards])), k)
+
+
+def merge_all(shards: Sequence[Sequence[Hits]], k: int, threads: int) -> list[Hits]:
+    """`merge` for every query of a batch, given each shard's hits query by query; threads share the queries."""
+    queries = list(zip(*shards, strict=True))
+    return _shared_out(lambda numbers: [merge(queries[q], k) for q in numbers], len(queries), threads)

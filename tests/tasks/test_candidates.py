@@ -181,6 +181,11 @@ def test_a_query_of_unknown_words_has_no_candidates(store, gpt2):
     assert find_candidates.fn(store, "marks", gpt2, prompts, parameters, Workers()) == 5
 
 
+def test_a_corpus_without_a_word_has_no_candidates(tmp_path, gpt2):
+    file = worlds.write_jsonl(tmp_path / "marks.jsonl", [{"text": "... !? ..."}, {"text": "— — —"}])
+    assert candidates(indexed(tmp_path / "s", gpt2, file), gpt2, terms="words") == []
+
+
 def test_a_model_with_another_tokenizer_is_refused(tmp_path, store, gpt2):
     other = shutil.copytree(gpt2, tmp_path / "other")
     train_tokenizer((d["text"] for d in worlds.documents()[:9]), 300).save_pretrained(other)

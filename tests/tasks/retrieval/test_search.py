@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.retrieval.inversion import invert
-from tasks.retrieval.search import BLOCK, Hits, PostingLists, merge, weigh
+from tasks.retrieval.search import BLOCK, Hits, PostingLists, merge, merge_all, weigh
 from tasks.retrieval.search import search as search_rows
 
 
@@ -17,9 +17,10 @@ def lists(sequences: list[list[int]]) -> PostingLists:
     return PostingLists(terms.astype(np.int64), np.append(starts, len(found)), found.rows, found.frequencies)
 
 
-def search(postings, norms, queries, k, first_sequence_id=0, allowed=None) -> list[Hits]:
+def search(postings, norms, queries, k, first_sequence_id=0, allowed=None, threads=1) -> list[Hits]:
     """A shard that is the whole corpus."""
-    return [merge([h], k) for h in search_rows(postings, norms, queries, k, first_sequence_id, allowed)]
+    found = search_rows(postings, norms, queries, k, first_sequence_id, allowed, threads=threads)
+    return merge_all([found], k, threads)
 
 
 def explicit(sequences, norms, query, k, allowed=None) -> list[tuple[int, float]]:
@@ -51,9 +52,10 @@ def test_search_equals_sorting_every_score(k, weight):
     sequences = corpus(3 * BLOCK + 5 if k > 1 else 400)
     norms = np.random.default_rng(1).integers(0, 2, len(sequences)).astype(float)  # few values: many ties
     queries = [weigh(q, {t: weight * (t % 3 + 1) for t in range(60)}) for q in ([1, 2, 2, 39], [5], [59], [40, 3, 1])]
-    found = search(lists(sequences), norms, queries, k)
-    for hits, query in zip(found, queries, strict=True):
-        assert pairs(hits) == explicit(sequences, norms, query, k)
+    expected = [explicit(sequences, norms, query, k) for query in queries]
+    for threads in (1, 3, 5):
+        found = search(lists(sequences), norms, queries, k, threads=threads)
+        assert [pairs(hits) for hits in found] == expected
 
 
 def test_only_allowed_rows_are_found():
