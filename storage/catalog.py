@@ -11,6 +11,7 @@ import duckdb
 from storage import digests
 from storage.database import configure, install_relations, statement, statement_names
 from storage.errors import InputError
+from storage.places import local_copy
 from storage.schemas import SCHEMA_VERSION
 from storage.store import Store, read_json, replacing, write_json
 
@@ -20,6 +21,7 @@ def build_catalog(store: Store) -> None:
     with replacing(store, store.catalog) as path:
         connection = duckdb.connect(str(path), config={"storage_compatibility_version": "v1.0.0"})
         try:
+            configure(connection, store)
             install_relations(connection, store)
         finally:
             connection.close()
@@ -36,7 +38,8 @@ def ensure_catalog(store: Store) -> None:
 def open_reader(store: Store) -> duckdb.DuckDBPyConnection:
     """A read-only connection whose file access is locked to the store's tables."""
     ensure_catalog(store)
-    connection = duckdb.connect(str(store.catalog), read_only=True)
+    with local_copy(store.catalog) as copy:
+        connection = duckdb.connect(str(copy), read_only=True)
     configure(connection, store)
     connection.execute("set allowed_directories = [$tables]", {"tables": str(store.root / "tables") + "/"})
     connection.execute("set enable_external_access = false")

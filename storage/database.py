@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from storage.places import Place, scratch
 from storage.schemas import RUN_RELATIONS, SCHEMAS
 from storage.settings import settings
 from storage.store import Store
@@ -39,7 +40,11 @@ def configure(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     """Give a connection its memory limit and a place to spill to."""
     connection.execute("set enable_progress_bar = false")
     connection.execute(f"set memory_limit = '{settings().memory_limit_gib:.2f}GiB'")
-    connection.execute(f"set temp_directory = {_quoted(str(store.root / 'work' / 'spill'))}")
+    root = store.root
+    spill = root / "work" / "spill" if isinstance(root, Path) else scratch("spill")
+    connection.execute(f"set temp_directory = {_quoted(str(spill))}")
+    if not isinstance(root, Path):
+        connection.register_filesystem(root.fs)  # DuckDB's own needs an extension to be downloaded
 
 
 def install_relations(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
@@ -115,6 +120,6 @@ def parts_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, r
     _view_files(connection, view, [store.file(relation, part) for part in parts])
 
 
-def _view_files(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Path]) -> None:
+def _view_files(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Place]) -> None:
     files = ", ".join(_quoted(str(path)) for path in paths)
     connection.execute(f"create or replace view {view} as select * from read_parquet([{files}])")

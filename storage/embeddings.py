@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from storage.errors import StoreError
+from storage.places import Place
 from storage.sequences import Part, corpus_fingerprint
 from storage.store import Store, safe_name, write_json
 from storage.tensors import read_tensors, write_tensors
@@ -72,6 +72,6 @@ def describe_embeddings(store: Store, embeddings_id: str, made_from: dict[str, A
     write_json(store.root / "embeddings" / safe_name(embeddings_id) / "manifest.json", made_from)
 
 
-def _path(store: Store, embeddings_id: str, block: Block) -> Path:
+def _path(store: Store, embeddings_id: str, block: Block) -> Place:
     folder = store.root / "embeddings" / safe_name(embeddings_id) / safe_name(f"{block.part}-{block.fingerprint}")
     return folder / f"{block.first_sequence_id}-{block.end_sequence_id}.safetensors"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from storage.errors import StoreError
+from storage.places import Place
 from storage.store import Store, read_json, safe_name, write_json
 
 
@@ -20,7 +20,7 @@ class Fit:
     made_from: dict[str, Any]
 
 
-def fit_path(store: Store, fit_id: str, name: str) -> Path:
+def fit_path(store: Store, fit_id: str, name: str) -> Place:
     """The safetensors file of one piece of a fit."""
     return store.root / "factors" / safe_name(fit_id) / f"{safe_name(name)}.safetensors"
 
@@ -57,5 +57,5 @@ def read_fit(store: Store, fit_id: str) -> Fit:
     return Fit(values["fit_id"], tuple(values["modules"]), values["n_sequences"], values["made_from"])
 
 
-def _manifest(store: Store, fit_id: str) -> Path:
+def _manifest(store: Store, fit_id: str) -> Place:
     return store.root / "factors" / safe_name(fit_id) / "manifest.json"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
+from storage.places import Place, location, version_of
 from storage.settings import settings
 from storage.store import Store
 
@@ -36,15 +36,14 @@ class Lists:
         return self.terms.nbytes + self.starts.nbytes + self.rows.nbytes + self.frequencies.nbytes
 
 
-_kept: dict[tuple[Path, int, int], Lists] = {}  # by file, its size and its time
+_kept: dict[tuple[str, str, str], Lists] = {}  # by version of the file
 
 
 def read_lists(store: Store, relation: str, part: str, terms: np.ndarray, first_sequence_id: int) -> Lists:
     """The postings in one shard of `terms`, and of those that were asked for before."""
     path = store.file(relation, part)
     try:
-        stat = path.stat()
-        key = (path, stat.st_size, stat.st_mtime_ns)
+        key = version_of(path)
         kept = _kept.get(key)
         if kept is not None and np.isin(terms, kept.terms).all():
             return kept
@@ -60,7 +59,7 @@ def _room() -> float:
     return settings().memory_limit_gib * 2**30 / KEPT_SHARE
 
 
-def _keep(key: tuple[Path, int, int], lists: Lists) -> None:
+def _keep(key: tuple[str, str, str], lists: Lists) -> None:
     _kept.pop(key, None)
     while _kept and sum(kept.nbytes for kept in _kept.values()) + lists.nbytes > _room():
         _kept.pop(next(iter(_kept)))  # the shard that was read the longest ago
@@ -68,9 +67,10 @@ def _keep(key: tuple[Path, int, int], lists: Lists) -> None:
         _kept[key] = lists
 
 
-def _read(path: Path, terms: np.ndarray, first_sequence_id: int) -> Lists:
+def _read(path: Place, terms: np.ndarray, first_sequence_id: int) -> Lists:
     pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
-    with pq.ParquetFile(path) as file:
+    source, filesystem = location(path)
+    with pq.ParquetFile(source, filesystem=filesystem) as file:
         for group, low, high in _groups(file, terms):
             table = file.read_row_group(group)
             column, frequencies = table["term_id"].to_numpy(), table["term_frequency"].to_numpy()
@@ -107,13 +107,14 @@ def broken_files(store: Store, relations: Iterable[str], part: str) -> list[Stor
     for relation in relations:
         path = store.file(relation, part)
         try:
-            pq.read_metadata(path)
+            source, filesystem = location(path)
+            pq.read_metadata(source, filesystem=filesystem)
         except (pa.ArrowInvalid, OSError) as error:
             found.append(_broken(path, error))
     return found
 
 
-def _broken(path: Path, error: Exception) -> StoreError:
+def _broken(path: Place, error: Exception) -> StoreError:
     return StoreError(
         f"index shard {path}",
         expected="a readable Parquet file",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -25,6 +26,10 @@ class Settings(BaseSettings):
         description="factor matrices that one worker holds beside the model, in GiB; past it modules are taken in "
         "groups, one pass of the model each. None: half of a GPU's memory, an eighth of the machine's on a CPU",
     )
+    scratch: Path | None = Field(
+        None, description="local directory for what passes between this machine and a store in an object store"
+    )
+    scratch_gib: float = Field(20.0, gt=0, description="downloads that are kept there, in GiB")
     workers: int = Field(
         default_factory=lambda: min(4, os.cpu_count() or 1),
         ge=1,

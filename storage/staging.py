@@ -5,15 +5,14 @@ A killed run finds them again; they are discarded when their rows stand in the t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.places import Place, location, remove_tree
 from storage.schemas import SCHEMAS
 from storage.store import Store, replacing, safe_name
 from storage.tables import PartWriter
@@ -51,7 +50,7 @@ STAGED: dict[str, pa.Schema] = {
 }
 
 
-def _path(store: Store, key: str, relation: str, name: str) -> Path:
+def _path(store: Store, key: str, relation: str, name: str) -> Place:
     return store.root / "work" / safe_name(key) / relation / f"{safe_name(name)}.parquet"
 
 
@@ -77,7 +76,8 @@ def has_staged(store: Store, key: str, relation: str, name: str = "all") -> bool
 
 def staged_reader(store: Store, key: str, relation: str, name: str = "all") -> Iterator[pa.RecordBatch]:
     """The rows of a staged part, batch by batch."""
-    with pq.ParquetFile(_path(store, key, relation, name)) as file:
+    source, filesystem = location(_path(store, key, relation, name))
+    with pq.ParquetFile(source, filesystem=filesystem) as file:
         yield from file.iter_batches()
 
 
@@ -90,11 +90,11 @@ def view_staged(connection: duckdb.DuckDBPyConnection, store: Store, key: str, r
     connection.execute(f"create or replace view staged_{relation} as select * from read_parquet('{glob}')")
 
 
-def staged_tensors_path(store: Store, key: str, name: str) -> Path:
+def staged_tensors_path(store: Store, key: str, name: str) -> Place:
     """Where staged tensors stand."""
     return store.root / "work" / safe_name(key) / f"{safe_name(name)}.safetensors"
 
 
 def discard(store: Store, key: str) -> None:
     """Remove everything staged under a key."""
-    shutil.rmtree(store.root / "work" / safe_name(key), ignore_errors=True)
+    remove_tree(store.root / "work" / safe_name(key))

@@ -1,4 +1,4 @@
-"""A store: one directory of Parquet and safetensors, and where each thing lies in it.
+"""A store: one directory, or one prefix of an object store, of Parquet and safetensors, and what lies where in it.
 
 store.json                      the schema version
 headwater.duckdb                views and macros only; rebuilt and swapped in
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -23,8 +22,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from storage.errors import InputError, StoreError
+from storage.places import Place, find_place, is_local, make_directory, publish, scratch, write_text
 from storage.schemas import SCHEMA_VERSION, SCHEMAS
 
+REMOTE = ("botocore", "aiohttp")  # whose errors are not the operating system's
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
 
 
@@ -32,26 +33,20 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
 class Store:
     """A place that exists and whose schema this code reads."""
 
-    root: Path
+    root: Place
 
     @property
-    def catalog(self) -> Path:
+    def catalog(self) -> Place:
+        """The DuckDB file of views and macros."""
         return self.root / "headwater.duckdb"
 
-    def relation(self, name: str) -> Path:
+    def relation(self, name: str) -> Place:
         """Directory of a relation's Parquet files."""
         return self.root / "tables" / name
 
-    def file(self, relation: str, *names: str) -> Path:
+    def file(self, relation: str, *names: str) -> Place:
         """The Parquet file of one part of a relation; names are ours, never a user's text."""
         return self.relation(relation).joinpath(*map(safe_name, names[:-1]), f"{safe_name(names[-1])}.parquet")
-
-    def directory(self, *names: str) -> Path:
-        """A directory of the store, made if it is missing."""
-        path = self.root.joinpath(*map(safe_name, names))
-        with explain_write(self.root):
-            path.mkdir(parents=True, exist_ok=True)
-        return path
 
 
 def safe_name(name: str) -> str:
@@ -66,9 +61,9 @@ def safe_name(name: str) -> str:
     return name
 
 
-def create_store(path: str | Path) -> Store:
+def create_store(path: str | Place) -> Store:
     """Open the store at `path`, making it first where nothing stands."""
-    root = Path(path).expanduser().resolve()
+    root = find_place(path)
     marker = root / "store.json"
     with explain_write(root):
         if marker.exists():
@@ -83,15 +78,15 @@ def create_store(path: str | Path) -> Store:
         )
     store = Store(root)
     with explain_write(root):
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
     _write_empty_relations(store)
     write_json(marker, {"headwater_store": SCHEMA_VERSION})
     return store
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | Place) -> Store:
     """Open an existing store; refuses a newer schema."""
-    root = Path(path).expanduser().resolve()
+    root = find_place(path)
     marker = root / "store.json"
     with explain_write(root):
         missing = not marker.exists()
@@ -133,19 +128,20 @@ def _write_empty_relations(store: Store) -> None:
 
 
 @contextmanager
-def replacing(store: Store, final: Path) -> Iterator[Path]:
-    """Yield a name outside every glob; on success it becomes `final` in one step, on failure nothing stays.
+def replacing(store: Store, final: Place) -> Iterator[Path]:
+    """Yield a local name outside every glob; on success it becomes `final` in one step, on failure nothing stays.
 
     DuckDB readers fail on a Parquet file that is being written, so nothing is written under its last name.
     """
-    temporary = store.root / "work" / f"{final.name}.{uuid.uuid4().hex[:12]}"
+    folder = store.root / "work" if isinstance(store.root, Path) else scratch("uploads")
+    temporary = folder / f"{final.name}.{uuid.uuid4().hex[:12]}"
     with explain_write(final):
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
+        make_directory(final.parent)
         try:
             yield temporary
             count_written(temporary.stat().st_size)
-            os.replace(temporary, final)
+            publish(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -164,37 +160,50 @@ def count_written(size: int) -> None:
 
 
 @contextmanager
-def explain_write(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal into an error that says what to do."""
+def explain_write(path: Place) -> Iterator[None]:
+    """Turn the refusal of the operating system, or of an object store, into an error that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(
-                f"writing {path}",
-                expected="room on the disk",
-                found="none left",
-                remedy="Free some space and run the same command again: finished parts are kept.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StoreError(
-                f"access to {path}",
-                expected="permission to read and write",
-                found=error.strerror or "refused",
-                remedy="Change the permissions, or name another --store.",
-            ) from error
-        raise
+    except Exception as error:
+        explained = _explained(path, error)
+        if explained is None:
+            raise
+        raise explained from error
 
 
-def write_json(path: Path, value: dict) -> None:
+def _explained(path: Place, error: Exception) -> StoreError | None:
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"writing {path}",
+            expected="room on the disk",
+            found="none left",
+            remedy="Free some space and run the same command again: finished parts are kept.",
+        )
+    if not is_local(path) and (code is not None or type(error).__module__.partition(".")[0] in REMOTE):
+        return StoreError(
+            f"access to {path}",
+            expected="an object store that answers and permits it",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            remedy="Check bucket, network, credentials and endpoint (of s3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …).",
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"access to {path}",
+            expected="permission to read and write",
+            found=getattr(error, "strerror", None) or "refused",
+            remedy="Change the permissions, or name another --store.",
+        )
+    return None
+
+
+def write_json(path: Place, value: dict) -> None:
     """Write a small JSON file in one step."""
     with explain_write(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
-        os.replace(temporary, path)
+        make_directory(path.parent)
+        write_text(path, json.dumps(value, indent=1, sort_keys=True))
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Place) -> dict:
     """Read a JSON file of ours."""
     return json.loads(path.read_text())

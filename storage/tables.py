@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
+from storage.places import location
 from storage.schemas import SCHEMAS
 from storage.store import Store, replacing
 
@@ -75,7 +76,8 @@ def read_part(
     """Read one part, or the rows of it that `where` selects; a damaged file is named."""
     path = store.file(relation, *names)
     try:
-        return pq.read_table(path, columns=columns, filters=where, partitioning=None)
+        source, filesystem = location(path)
+        return pq.read_table(source, columns=columns, filters=where, partitioning=None, filesystem=filesystem)
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(
             f"table part {path}",

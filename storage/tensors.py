@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,39 +12,40 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from storage.errors import StoreError
+from storage.places import Place, local_copy
 from storage.store import Store, replacing
 
 
 def write_tensors(
-    store: Store, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+    store: Store, path: Place, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write named tensors in one step."""
     with replacing(store, path) as temporary:
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, metadata)
 
 
-def read_tensors(path: Path, names: list[str] | None = None) -> dict[str, torch.Tensor]:
+def read_tensors(path: Place, names: list[str] | None = None) -> dict[str, torch.Tensor]:
     """Read all tensors of a file, or those named."""
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
 
 
-def tensor_names(path: Path) -> list[str]:
+def tensor_names(path: Place) -> list[str]:
     """The names of the tensors in a file."""
     with _opened(path) as file:
         return list(file.keys())
 
 
-def tensor_bytes(path: Path) -> dict[str, int]:
+def tensor_bytes(path: Place) -> dict[str, int]:
     """Bytes of each float32 tensor in a file, read from its header."""
     with _opened(path) as file:
         return {name: 4 * math.prod(file.get_slice(name).get_shape()) for name in list(file.keys())}
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Place) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with local_copy(path) as copy, safe_open(copy, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
         raise StoreError(

@@ -1,0 +1,141 @@
+"""Places: where a store may stand, a local directory or a prefix in an object store; only this file knows which.
+
+A local file appears under its name by a rename, an object when its upload is complete: neither is seen half-written.
+Object stores are reached through fsspec, under any address that it knows: s3://bucket/prefix needs s3fs. Keys, region
+and endpoint are those of its environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …), never part of a store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from fsspec import AbstractFileSystem
+from upath import UPath
+
+from storage.digests import digest_of
+from storage.errors import InputError
+from storage.settings import settings
+
+Place: TypeAlias = Path | UPath
+COPIES = "copies"
+
+
+def find_place(text: str | Place) -> Place:
+    """The place that a user's words name: a path, or the address of a prefix."""
+    if isinstance(text, UPath):
+        return text
+    protocol, found, _ = str(text).partition("://")
+    if not found:
+        return Path(text).expanduser().resolve()
+    if protocol == "file":
+        return Path(str(text).removeprefix("file://")).resolve()
+    try:
+        # Listings are not remembered: other processes write and remove what this one reads.
+        return UPath(str(text).rstrip("/"), use_listings_cache=False)
+    except (ValueError, ImportError) as error:
+        raise InputError(
+            f"place {text}",
+            expected="a directory, or an address that fsspec knows, such as s3://bucket/prefix",
+            found=str(error),
+            remedy='Correct it, or install what reads it: pip install "headwater[s3]".',
+        ) from error
+
+
+def is_local(place: Place) -> bool:
+    """Whether a place is on this machine's disk."""
+    return isinstance(place, Path)
+
+
+def scratch(*names: str) -> Path:
+    """A local directory for what passes between this machine and an object store."""
+    root = settings().scratch or Path(tempfile.gettempdir()) / f"headwater-{os.getuid()}"
+    path = Path(root).joinpath(*names)
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def publish(temporary: Path, final: Place) -> None:
+    """Let a complete local file appear under its last name in one step."""
+    if isinstance(final, Path):
+        os.replace(temporary, final)
+    else:
+        final.fs.put_file(str(temporary), final.path)
+
+
+def write_text(place: Place, text: str) -> None:
+    """Write a small file in one step."""
+    if not isinstance(place, Path):
+        place.write_text(text)
+        return
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    temporary.write_text(text)
+    os.replace(temporary, place)
+
+
+def make_directory(place: Place) -> None:
+    """Make a directory with its parents; a prefix needs none."""
+    if isinstance(place, Path):
+        place.mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(place: Place) -> None:
+    """Remove everything below a place, if there is anything."""
+    if isinstance(place, Path):
+        shutil.rmtree(place, ignore_errors=True)
+    elif place.exists():
+        place.fs.rm(place.path, recursive=True)
+
+
+def location(place: Place) -> tuple[str, AbstractFileSystem | None]:
+    """What Arrow takes as a source and its filesystem."""
+    return (str(place), None) if isinstance(place, Path) else (place.path, place.fs)
+
+
+def version_of(place: Place) -> tuple[str, str, str]:
+    """Something that changes when a file is replaced by another."""
+    if isinstance(place, Path):
+        status = place.stat()
+        return str(place), str(status.st_size), str(status.st_mtime_ns)
+    facts = place.fs.info(place.path)
+    return str(place), str(facts["size"]), str(facts.get("ETag") or facts.get("LastModified") or facts.get("updated"))
+
+
+@contextmanager
+def local_copy(place: Place) -> Iterator[Path]:
+    """A local file with a place's content: itself, or a download that is kept for the next reader.
+
+    Downloads take at most HEADWATER_SCRATCH_GIB; those that were used the longest ago go first.
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    folder = scratch(COPIES)
+    path = folder / f"{digest_of(version_of(place))[:32]}{place.suffix}"
+    if path.exists():
+        os.utime(path)
+    else:
+        temporary = folder / f"{path.name}.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            place.fs.get_file(place.path, str(temporary))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _make_room(folder, path)
+    yield path
+
+
+def _make_room(folder: Path, newest: Path) -> None:
+    # A reader that has a removed file open goes on reading it.
+    kept = sorted((p for p in folder.iterdir() if p != newest), key=lambda p: p.stat().st_mtime, reverse=True)
+    room = settings().scratch_gib * 2**30 - newest.stat().st_size
+    for path in kept:
+        room -= path.stat().st_size
+        if room < 0:
+            path.unlink(missing_ok=True)
