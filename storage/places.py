@@ -7,6 +7,7 @@ and endpoint are those of its environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -67,6 +68,25 @@ def publish(temporary: Path, final: Place) -> None:
         os.replace(temporary, final)
     else:
         final.fs.put_file(str(temporary), final.path)
+
+
+def publish_new(temporary: Path, final: Place) -> None:
+    """Let a complete local file appear under a name that nothing has yet; FileExistsError where something has it.
+
+    Of several processes at once one succeeds: by a hard link on a disk, by a conditional request in an object store.
+    """
+    if not isinstance(final, Path):
+        final.fs.put_file(str(temporary), final.path, mode="create")
+        return
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        # A filesystem without hard links, as those of memory cards: here two at the same instant both succeed.
+        if final.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
+        os.replace(temporary, final)
 
 
 def write_text(place: Place, text: str) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pyarrow.compute as pc
 
 from storage.database import rows, session
 from storage.digests import digest_of
-from storage.errors import InputError, MismatchError
+from storage.errors import InputError, MismatchError, StoreError
 from storage.store import Store, explain_write
-from storage.tables import write_part
+from storage.tables import create_part, has_part, part_names, read_part
+
+ALONE = "q-"  # begins the names of files that hold one query
+PROMPT = ["query_id", "prompt", "completion", "metadata"]
 
 
 @dataclass(frozen=True)
@@ -89,36 +94,69 @@ def require_distinct(prompts: list[Prompt], where: str) -> None:
         seen.add(prompt.query_id)
 
 
-def register_prompts(store: Store, prompts: list[Prompt]) -> None:
-    """Add new queries to `queries`; a known id with other words is refused."""
+def register_prompts(store: Store, prompts: list[Prompt]) -> list[Prompt]:
+    """Add new queries to `queries` and return them; a known id with other words is refused.
+
+    Safe from many processes at once: a query is one file, named by its id, which one of them creates.
+    """
     require_distinct(prompts, "of this run")
-    with session(store) as connection:
-        known = {
-            row["query_id"]: row for row in rows(connection, "results/queries_by_id", ids=[p.query_id for p in prompts])
-        }
-    new = []
+    known = _known(store, prompts)
     for prompt in prompts:
-        row = known.get(prompt.query_id)
-        if row is None:
+        _require_same_words(prompt, known.get(prompt.query_id, prompt))
+    now = datetime.now(UTC).replace(tzinfo=None)
+    new = []
+    for k, prompt in enumerate(p for p in prompts if p.query_id not in known):
+        # A microsecond apart, so that they stay in the order in which they were handed in.
+        if _created(store, prompt, now + timedelta(microseconds=k)):
             new.append(prompt)
-        elif (row["prompt"], row["completion"]) != (prompt.prompt, prompt.completion):
-            raise MismatchError(
-                f"query {prompt.query_id!r}",
-                expected=f"{row['prompt']!r} → {row['completion']!r}, as the store has it",
-                found=f"{prompt.prompt!r} → {prompt.completion!r}",
-                remedy="Give the new query another query_id.",
-            )
-    if new:
-        now = datetime.now(UTC).replace(tzinfo=None)
-        name = f"{now:%Y%m%dT%H%M%S%f}-{digest_of([p.query_id for p in new])[:8]}"
-        columns = {
-            "query_id": [p.query_id for p in new],
-            "prompt": [p.prompt for p in new],
-            "completion": [p.completion for p in new],
-            "submitted_at": [now] * len(new),
-            "metadata": [p.metadata for p in new],
-        }
-        write_part(store, "queries", name, columns=columns)
+        else:
+            _require_same_words(prompt, _known(store, [prompt]).get(prompt.query_id, prompt))
+    return new
+
+
+def query_file(query_id: str) -> str:
+    """The name of the file of one query; an id from outside never forms a path."""
+    return f"{ALONE}{digest_of(query_id)[:32]}"
+
+
+def _created(store: Store, prompt: Prompt, submitted_at: datetime) -> bool:
+    columns = {
+        "query_id": [prompt.query_id],
+        "prompt": [prompt.prompt],
+        "completion": [prompt.completion],
+        "submitted_at": [submitted_at],
+        "metadata": [prompt.metadata],
+    }
+    return create_part(store, "queries", query_file(prompt.query_id), columns=columns)
+
+
+def _known(store: Store, prompts: list[Prompt]) -> dict[str, Prompt]:
+    """The queries that the store has under the same ids: in files of their own, or merged with others."""
+    asked = [prompt.query_id for prompt in prompts]
+    own = {query_file(query_id) for query_id in asked}
+    found: dict[str, Prompt] = {}
+    for name in part_names(store, "queries"):
+        if name.startswith(ALONE) and name not in own:
+            continue
+        try:
+            table = read_part(store, "queries", name, columns=PROMPT, where=pc.field("query_id").isin(asked))
+        except StoreError:
+            if has_part(store, "queries", name):
+                raise
+            return _known(store, prompts)  # merged with others since it was listed
+        for row in table.to_pylist():
+            found.setdefault(row["query_id"], Prompt(**row))
+    return found
+
+
+def _require_same_words(prompt: Prompt, known: Prompt) -> None:
+    if (known.prompt, known.completion) != (prompt.prompt, prompt.completion):
+        raise MismatchError(
+            f"query {prompt.query_id!r}",
+            expected=f"{known.prompt!r} → {known.completion!r}, as the store has it",
+            found=f"{prompt.prompt!r} → {prompt.completion!r}",
+            remedy="Give the new query another query_id.",
+        )
 
 
 def stored_prompts(store: Store) -> list[Prompt]:

@@ -49,6 +49,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("submitted_at", pa.timestamp("us")),
         ("metadata", pa.string()),
     ),
+    # one row per failed attempt to trace a query
+    "query_failures": _schema(("query_id", pa.string()), ("failed_at", pa.timestamp("us")), ("error", pa.string())),
+    # one row per request to try a failed query again
+    "query_retries": _schema(("query_id", pa.string()), ("retried_at", pa.timestamp("us"))),
     # one row per (run, query, sequence, filter)
     "candidates": _schema(*_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())),
     # one row per (run, query, sequence, method)

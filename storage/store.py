@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from storage.errors import InputError, StoreError
-from storage.places import Place, find_place, is_local, make_directory, publish, scratch, write_text
+from storage.places import Place, find_place, is_local, make_directory, publish, publish_new, scratch, write_text
 from storage.schemas import SCHEMA_VERSION, SCHEMAS
 
 REMOTE = ("botocore", "aiohttp")  # whose errors are not the operating system's
@@ -133,6 +133,23 @@ def replacing(store: Store, final: Place) -> Iterator[Path]:
 
     DuckDB readers fail on a Parquet file that is being written, so nothing is written under its last name.
     """
+    with _aside(store, final) as temporary:
+        yield temporary
+        count_written(temporary.stat().st_size)
+        publish(temporary, final)
+
+
+@contextmanager
+def creating(store: Store, final: Place) -> Iterator[Path]:
+    """As `replacing`, but whoever has the name first keeps it: the others get FileExistsError and change nothing."""
+    with _aside(store, final) as temporary:
+        yield temporary
+        publish_new(temporary, final)
+        count_written(temporary.stat().st_size)
+
+
+@contextmanager
+def _aside(store: Store, final: Place) -> Iterator[Path]:
     folder = store.root / "work" if isinstance(store.root, Path) else scratch("uploads")
     temporary = folder / f"{final.name}.{uuid.uuid4().hex[:12]}"
     with explain_write(final):
@@ -140,8 +157,6 @@ def replacing(store: Store, final: Place) -> Iterator[Path]:
         make_directory(final.parent)
         try:
             yield temporary
-            count_written(temporary.stat().st_size)
-            publish(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from storage.errors import StoreError
 from storage.places import location
 from storage.schemas import SCHEMAS
-from storage.store import Store, replacing
+from storage.store import Store, creating, replacing
 
 ROW_GROUP = 122_880  # DuckDB's own row group; STACK measurements found it the quickest to prune and read.
 
@@ -65,9 +65,26 @@ def write_part(store: Store, relation: str, *names: str, columns: dict[str, list
         part.append_table(columns) if isinstance(columns, pa.Table) else part.append(columns)
 
 
+def create_part(store: Store, relation: str, *names: str, columns: dict[str, list]) -> bool:
+    """Write a whole part under a name that no part has; false where one has it. Of several at once one is true."""
+    try:
+        with creating(store, store.file(relation, *names)) as path:
+            writer = PartWriter(path, SCHEMAS[relation])
+            writer.append(columns)
+            writer.close()
+    except FileExistsError:
+        return False
+    return True
+
+
 def has_part(store: Store, relation: str, *names: str) -> bool:
     """Whether the part is there; a part is complete or absent."""
     return store.file(relation, *names).exists()
+
+
+def part_names(store: Store, relation: str) -> list[str]:
+    """Names of the parts that lie in the relation's own directory; compaction may merge them at any time."""
+    return sorted(path.stem for path in store.relation(relation).glob("*.parquet") if path.stem != "schema")
 
 
 def read_part(

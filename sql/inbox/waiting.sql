@@ -1,0 +1,7 @@
+-- grain: one row per query that waits, those submitted first standing first
+select q.query_id, q.prompt, q.completion, q.metadata
+from query_states s
+join queries q on q.query_id = s.query_id
+where s.state = 'waiting'
+order by q.submitted_at, q.query_id
+limit $most
