@@ -151,6 +151,14 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("budget_high", pa.float64()),
         ("reason", pa.string()),
     ),
+    # one row per (change, run that is not read from its own files), and one per change without a run: storage/homes.py
+    "merges": _schema(
+        ("number", pa.int64()),
+        ("run_id", pa.string()),
+        ("home", pa.int64()),
+        ("settled_at", pa.timestamp("us")),
+        ("n_bytes", pa.int64()),
+    ),
     # one row per (run, method, metric)
     "evaluations": _schema(
         ("run_id", pa.string()),
@@ -171,6 +179,10 @@ INDEXES: dict[Terms, tuple[str, ...]] = {
 }
 
 # Relations whose rows belong to one run: the views show them only once that run is in `runs`.
-RUN_RELATIONS = tuple(
-    name for name, schema in SCHEMAS.items() if "run_id" in schema.names and name not in {"runs", "evaluations"}
-)
+_OTHERS = {"runs", "evaluations", "merges"}
+RUN_RELATIONS = tuple(name for name, schema in SCHEMAS.items() if "run_id" in schema.names and name not in _OTHERS)
+
+
+def merged_schema(relation: str) -> pa.Schema:
+    """The columns of a file that holds rows of many runs: those of the relation, and the number of the file."""
+    return SCHEMAS[relation].append(pa.field("home", pa.int64()))

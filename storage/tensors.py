@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from storage.errors import StoreError
 from storage.places import Place, local_copy
+from storage.seals import BLANK, KEY, seal
 from storage.store import Store, replacing
 
 
@@ -21,7 +22,9 @@ def write_tensors(
 ) -> None:
     """Write named tensors in one step."""
     with replacing(store, path) as temporary:
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, metadata)
+        blank = {**(metadata or {}), KEY: BLANK}
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, blank)
+        seal(temporary, ".safetensors")
 
 
 def read_tensors(path: Place, names: list[str] | None = None) -> dict[str, torch.Tensor]:
