@@ -6,8 +6,12 @@ from prefect import flow
 
 from flows.cluster import open_workers
 from flows.parameters import TraceParameters
+from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint
+from storage.locks import locked
 from storage.prompts import register_prompts
+from storage.sequences import pin_corpus
+from storage.staging import discard
 from storage.store import create_store
 from tasks.audit import audit_filter
 from tasks.candidates import find_candidates
@@ -33,26 +37,33 @@ def trace(parameters: TraceParameters) -> str:
     model = find_checkpoint(parameters.model.name, parameters.model.revision)
     store = create_store(parameters.store)
     prompts = [query.as_prompt() for query in parameters.queries]
-    with open_workers(parameters.cluster, count_parts(store, parameters.corpus)) as workers, recording() as stages:
+    with (
+        gpu_slot(),
+        open_workers(parameters.cluster, count_parts(store, parameters.corpus)) as workers,
+        recording() as stages,
+    ):
         ingest(store, model, parameters.corpus, workers)
+        store = pin_corpus(store)  # what other processes add from here on is no part of this run
         if parameters.candidates.lexical:
             build_index(store, workers, parameters.candidates.terms)
         register_prompts(store, prompts)
         run = describe_run(
             store, model, prompts, parameters.candidates, parameters.fit, parameters.method, parameters.compute
         )
-        if not run.is_complete:
-            if "embedding" in parameters.candidates.filters:
-                embed_corpus(store, model, parameters.candidates.embedding_layer, parameters.compute, workers)
-            find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers, parameters.compute)
-            curved = any(method in CURVED for method in run.scoring_methods)
-            fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
-            scoring = run.scoring(fit_id)
-            prepare_queries(scoring, parameters.method.rank)
-            score_candidates(scoring, workers)
-            score_tokens(scoring, workers)
-            publish(scoring, run.facts)
-            audit_filter(store, run.run_id, scoring.method)
-            complete_run(scoring, run.facts, stages)
+        with locked(store, run.run_id):
+            if not run.is_complete:
+                if "embedding" in parameters.candidates.filters:
+                    embed_corpus(store, model, parameters.candidates.embedding_layer, parameters.compute, workers)
+                find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers, parameters.compute)
+                curved = any(method in CURVED for method in run.scoring_methods)
+                fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
+                scoring = run.scoring(fit_id)
+                prepare_queries(scoring, parameters.method.rank)
+                score_candidates(scoring, workers)
+                score_tokens(scoring, workers)
+                publish(scoring, run.facts)
+                audit_filter(store, run.run_id, scoring.method)
+                complete_run(scoring, run.facts, stages)
+            discard(store, run.run_id)
         summarise(store, run.run_id)
     return run.run_id

@@ -30,10 +30,14 @@ def has_fit(store: Store, fit_id: str) -> bool:
     return _manifest(store, fit_id).exists()
 
 
+def fit_ids(store: Store) -> list[str]:
+    """The complete fits of the store."""
+    return sorted(path.parent.name for path in (store.root / "factors").glob("*/manifest.json"))
+
+
 def complete_fit(store: Store, fit: Fit) -> None:
-    """Write the manifest, which makes the fit complete, and drop the sums that it was made of."""
+    """Write the manifest, which makes the fit complete."""
     write_json(_manifest(store, fit.fit_id), asdict(fit))
-    drop_sums(store, fit.fit_id)
 
 
 def drop_sums(store: Store, fit_id: str) -> None:
@@ -41,7 +45,7 @@ def drop_sums(store: Store, fit_id: str) -> None:
     folder = store.root / "factors" / safe_name(fit_id)
     for pattern in ("covariance-*", "eigenvalues-*"):
         for path in folder.glob(pattern):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process may be dropping them too
 
 
 def read_fit(store: Store, fit_id: str) -> Fit:

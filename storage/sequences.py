@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -47,8 +47,35 @@ def all_parts(store: Store) -> list[Part]:
 
 
 def current_parts(store: Store) -> list[Part]:
-    """The parts that make up the corpus."""
-    return [part for part in all_parts(store) if part.status == "current"]
+    """The parts that make up the corpus, or that the store is pinned to: of each source the last."""
+    parts = all_parts(store)
+    if store.pinned is not None:
+        return [part for part in parts if part.name in store.pinned]
+    last = {part.source: part.name for part in parts}
+    return [part for part in parts if part.status == "current" and part.name == last[part.source]]
+
+
+def outdated_parts(store: Store) -> list[Part]:
+    """Parts in whose place others have come and whose rows are not cleared away yet."""
+    last = {part.source: part.name for part in all_parts(store)}
+    return [part for part in all_parts(store) if part.status == "current" and part.name != last[part.source]]
+
+
+def pin_corpus(store: Store) -> Store:
+    """The store as it is now: its corpus stays what it is, also in the jobs on workers."""
+    return replace(store, pinned=tuple(part.name for part in corpus_parts(store)))
+
+
+def require_pinned(store: Store) -> None:
+    """Refuse to go on if another process has replaced a part of the pinned corpus."""
+    gone = [part for part in current_parts(store) if part.status == "replaced"]
+    if gone:
+        raise StoreError(
+            f"corpus part {gone[0].name} of store {store.root}",
+            expected=f"the text of {gone[0].source} that this run was begun on",
+            found="another, which was ingested meanwhile",
+            remedy="Run the same command again.",
+        )
 
 
 def corpus_parts(store: Store) -> list[Part]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from storage.places import Place, location, remove_tree
 from storage.schemas import SCHEMAS
-from storage.store import Store, replacing, safe_name
+from storage.store import Store, read_json, replacing, safe_name, write_json
 from storage.tables import PartWriter
 
 # Rows between the scoring stages and the result tables; `module` counts the run's tracked modules.
@@ -93,6 +93,21 @@ def view_staged(connection: duckdb.DuckDBPyConnection, store: Store, key: str, r
 def staged_tensors_path(store: Store, key: str, name: str) -> Place:
     """Where staged tensors stand."""
     return store.root / "work" / safe_name(key) / f"{safe_name(name)}.safetensors"
+
+
+def write_note(store: Store, key: str, name: str, value: dict) -> None:
+    """Keep a few words beside the staged parts of a key."""
+    write_json(_note(store, key, name), value)
+
+
+def read_note(store: Store, key: str, name: str) -> dict | None:
+    """What was kept under that name, if anything was."""
+    path = _note(store, key, name)
+    return read_json(path) if path.exists() else None
+
+
+def _note(store: Store, key: str, name: str) -> Place:
+    return store.root / "work" / safe_name(key) / f"{safe_name(name)}.json"
 
 
 def discard(store: Store, key: str) -> None:

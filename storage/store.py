@@ -31,9 +31,14 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
 
 @dataclass(frozen=True)
 class Store:
-    """A place that exists and whose schema this code reads."""
+    """A place that exists and whose schema this code reads.
+
+    `pinned` names the corpus parts that it is seen with, those that are current where it is None: a run keeps to the
+    corpus that it was begun on, whatever another process adds meanwhile.
+    """
 
     root: Place
+    pinned: tuple[str, ...] | None = None
 
     @property
     def catalog(self) -> Place:
@@ -68,7 +73,8 @@ def create_store(path: str | Place) -> Store:
     with explain_write(root):
         if marker.exists():
             return open_store(root)
-        taken = root.exists() and (not root.is_dir() or any(root.iterdir()))
+        # What a process leaves that was killed on the way to the marker, or is on its way there now, is ours.
+        taken = root.exists() and (not root.is_dir() or any(marker.name not in p.name for p in root.iterdir()))
     if taken:
         raise StoreError(
             f"store {root}",
@@ -79,8 +85,8 @@ def create_store(path: str | Place) -> Store:
     store = Store(root)
     with explain_write(root):
         make_directory(root)
+    write_json(marker, {"headwater_store": SCHEMA_VERSION})  # first: whoever opens the store makes what is missing
     _write_empty_relations(store)
-    write_json(marker, {"headwater_store": SCHEMA_VERSION})
     return store
 
 

@@ -16,7 +16,7 @@ from storage.errors import MismatchError
 from storage.prefilter import matching_ids, parse_where
 from storage.prompts import Prompt
 from storage.schemas import Terms
-from storage.sequences import Part, all_sequence_ids, corpus_parts
+from storage.sequences import Part, all_sequence_ids, corpus_parts, require_pinned
 from storage.store import Store
 from storage.tables import has_part, writing
 from tasks.compute import ComputeParameters
@@ -88,6 +88,7 @@ def find_candidates(
             for name, chosen in _samples(store, parameters, workers):
                 for prompt in prompts:
                     part.append(_columns(run_id, prompt, name, Hits(chosen, np.full(len(chosen), np.nan))))
+            require_pinned(store)  # else the rows of a part that was replaced meanwhile would silently be missing
     with session(store) as connection:
         part_view(connection, store, "run_candidates", "candidates", run_id)
         return rows(connection, "candidates/count")[0]["n"]
@@ -158,7 +159,9 @@ def allowed_ids(store: Store, where: str | None, workers: Workers) -> np.ndarray
     if where is None:
         return all_sequence_ids(parts)
     jobs = [AllowedJob(store, part.name, where) for part in parts]
-    return np.concatenate(fan_out(workers.lexical, _matching, jobs, "candidates by expression"))
+    return np.concatenate(
+        fan_out(workers.lexical, _matching, jobs, "candidates by expression")
+    )
 
 
 def _matching(job: AllowedJob) -> np.ndarray:

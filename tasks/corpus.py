@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -17,23 +17,23 @@ from storage.database import rows, session
 from storage.digests import digest_of
 from storage.errors import InputError, MismatchError
 from storage.inputs import BadDocument, CorpusFile, Document, find_inputs, read_documents
+from storage.locks import locked
 from storage.schemas import INDEXES
-from storage.sequences import Part, all_parts, current_parts, write_manifest
-from storage.staging import discard, staged_reader, staged_writer, view_staged
+from storage.sequences import Part, all_parts, current_parts, outdated_parts, write_manifest
+from storage.staging import discard, has_staged, read_note, staged_reader, staged_writer, view_staged, write_note
 from storage.store import Store
-from storage.tables import remove_part, writing
+from storage.tables import clear_part, writing
 from tasks.fanout import Workers, fan_out
 from tasks.stage import stage
 
 LISTED = 3  # bad documents named in an error
 
 
-class CorpusParameters(BaseModel):
+class CutParameters(BaseModel):
     """How the corpus was cut for training; part of every fingerprint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    inputs: tuple[str, ...] = Field((), description="corpus files or directories, in training order")
     packing: Literal["document", "concatenate"] = Field(
         "document", description="document: a sequence never crosses documents; concatenate: it may, within a file"
     )
@@ -43,6 +43,12 @@ class CorpusParameters(BaseModel):
     bad_documents: Literal["refuse", "skip"] = Field(
         "refuse", description="what to do with empty and non-UTF-8 documents; skipped ones are counted"
     )
+
+
+class CorpusParameters(CutParameters):
+    """What the model was trained on, and how it was cut."""
+
+    inputs: tuple[str, ...] = Field((), description="corpus files or directories, in training order")
 
 
 @dataclass(frozen=True)
@@ -82,15 +88,32 @@ def ingest(store: Store, model: Path, parameters: CorpusParameters, workers: Wor
 
     Sequence ids follow the documents in the order of the inputs, however many parts they came in.
     A file whose content changed replaces the part that it made before.
+    One process at a time extends a corpus; whoever has nothing to add waits for nobody.
     """
-    cut = _cut(store, model, parameters)
-    files = find_inputs(parameters.inputs) if parameters.inputs else []
-    known = {part.content_digest for part in current_parts(store)}
-    new = {file.digest(): file for file in files}
-    new = {digest: file for digest, file in new.items() if digest not in known}
+    _cut(store, model, parameters)
+    files = {file.digest(): file for file in find_inputs(parameters.inputs)} if parameters.inputs else {}
+    if files.keys() - _known(store) or outdated_parts(store):
+        with locked(store, "corpus"):
+            _extend(store, model, parameters, files, workers)
+    return current_parts(store)
+
+
+def _known(store: Store) -> set[str]:
+    return {part.content_digest for part in current_parts(store)}
+
+
+def _extend(
+    store: Store, model: Path, parameters: CorpusParameters, files: dict[str, CorpusFile], workers: Workers
+) -> None:
+    """Cut and add the files, given by the digest of their content, that the corpus does not have; in their order."""
+    _clear_outdated(store)  # of an ingest that was killed
+    cut, known = _cut(store, model, parameters), _known(store)
+    new = {digest: file for digest, file in files.items() if digest not in known}
     jobs = [CutJob(store, f"cut-{digest_of([d, cut])[:16]}", f, cut) for d, f in new.items()]
     results = fan_out(workers.lexical, cut_file, jobs, "corpus")
     if files and not known and not sum(result.n_sequences for result in results):
+        for job in jobs:
+            discard(store, job.key)
         raise InputError(
             f"corpus {', '.join(parameters.inputs)}",
             expected="at least one document of two tokens",
@@ -99,7 +122,6 @@ def ingest(store: Store, model: Path, parameters: CorpusParameters, workers: Wor
         )
     for (digest, file), job, result in zip(new.items(), jobs, results, strict=True):
         _commit(store, digest, file, job, result)
-    return current_parts(store)
 
 
 def count_parts(store: Store, parameters: CorpusParameters) -> int:
@@ -133,7 +155,10 @@ def _cut(store: Store, model: Path, parameters: CorpusParameters) -> Cut:
 
 
 def cut_file(job: CutJob) -> CutResult:
-    """Cut one file into staged documents and sequences."""
+    """Cut one file into staged documents and sequences, if a run that was killed has not done so."""
+    done = read_note(job.store, job.key, "result")
+    if done and all(has_staged(job.store, job.key, relation) for relation in ("documents", "sequences")):
+        return CutResult(**done)
     tokenizer = load_tokenizer(job.cut.model)
     n_documents = n_skipped = n_sequences = n_tokens = 0
     carried = Buffer()
@@ -154,7 +179,9 @@ def cut_file(job: CutJob) -> CutResult:
         rest = list(carried.rest())
         _append(sequences, rest, n_sequences)
     n_sequences, n_tokens = n_sequences + len(rest), n_tokens + sum(len(p.token_ids) for p in rest)
-    return CutResult(n_documents, n_skipped, n_sequences, n_tokens)
+    result = CutResult(n_documents, n_skipped, n_sequences, n_tokens)
+    write_note(job.store, job.key, "result", asdict(result))
+    return result
 
 
 @dataclass(frozen=True)
@@ -242,6 +269,7 @@ def _commit(store: Store, digest: str, file: CorpusFile, job: CutJob, result: Cu
             table = table.set_column(table.schema.get_field_index("sequence_id"), "sequence_id", ids)
             names = pa.array([name] * len(table))
             part.append_table(table.set_column(table.schema.get_field_index("part"), "part", names))
+    discard(store, job.key)  # a process that is killed here cuts the file again, one killed later would leave it
     cut, counts = job.cut, result
     write_manifest(
         store,
@@ -250,11 +278,14 @@ def _commit(store: Store, digest: str, file: CorpusFile, job: CutJob, result: Cu
             counts.n_documents, counts.n_skipped, counts.n_sequences, counts.n_tokens, first,
         ),
     )  # fmt: skip
-    for old in replaced:
-        write_manifest(store, Part(**{**old.__dict__, "status": "replaced"}))
+    _clear_outdated(store)
+
+
+def _clear_outdated(store: Store) -> None:
+    for old in outdated_parts(store):
         for relation in (*chain(*INDEXES.values()), "sequences", "documents"):
-            remove_part(store, relation, old.name)
-    discard(store, job.key)
+            clear_part(store, relation, old.name)
+        write_manifest(store, replace(old, status="replaced"))
 
 
 def _refuse_duplicates(store: Store, job: CutJob, file: CorpusFile, replaced: list[Part]) -> None:
@@ -263,6 +294,7 @@ def _refuse_duplicates(store: Store, job: CutJob, file: CorpusFile, replaced: li
         parts = [part.name for part in current_parts(store) if part not in replaced]
         found = rows(connection, "corpus/duplicate_documents", parts=parts)
     if found:
+        discard(store, job.key)
         names = ", ".join(repr(row["document_id"]) for row in found[:LISTED])
         raise InputError(
             f"corpus {file.label}",

@@ -9,6 +9,7 @@ import numpy as np
 
 from storage.checkpoints import load_model
 from storage.embeddings import Block, describe_embeddings, missing_blocks, write_embeddings
+from storage.locks import locked
 from storage.sequences import corpus_parts, read_tokens
 from storage.store import Store
 from tasks.compute import ComputeParameters
@@ -38,9 +39,12 @@ def embed_corpus(store: Store, model: Path, layer: int, compute: ComputeParamete
     """
     source = embedding_source(model, layer, compute)
     embeddings_id = embeddings_name(source)
-    missing = missing_blocks(store, embeddings_id, corpus_parts(store))
-    if missing:  # else no worker is asked for
+    parts = corpus_parts(store)
+    if not missing_blocks(store, embeddings_id, parts):  # no worker is asked for
+        return embeddings_id
+    with locked(store, embeddings_id):
         describe_embeddings(store, embeddings_id, source)
+        missing = missing_blocks(store, embeddings_id, parts)
         jobs = [EmbedJob(store, model, embeddings_id, source["layer"], compute, block) for block in missing]
         fan_out(workers.model, embed_block, jobs, "embeddings", workers.model_resources)
     return embeddings_id

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.checkpoints import device, load_model, model_fingerprint
 from storage.digests import code_revision, digest_of
 from storage.factors import Fit, complete_fit, drop_sums, fit_path, has_fit
-from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, read_tokens
+from storage.locks import locked
+from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, pin_corpus, read_tokens
 from storage.store import Store
 from storage.tensors import read_tensors, write_tensors
 from tasks.compute import ComputeParameters, dtype_of
@@ -102,6 +103,7 @@ def fit_factors(
     store: Store, model: Path, parameters: FitParameters, compute: ComputeParameters, workers: Workers
 ) -> str:
     """Fit EK-FAC where it is missing; returns the fit's id."""
+    store = pin_corpus(store)
     parts = corpus_parts(store)
     made_from = {
         "model": model_fingerprint(model),
@@ -112,11 +114,25 @@ def fit_factors(
         "code": code_revision(),
     }
     fit_id = f"fit-{digest_of(made_from)[:8]}"
-    if has_fit(store, fit_id):
-        drop_sums(store, fit_id)  # of a run that was killed between completing the fit and this
-        return fit_id
+    if not has_fit(store, fit_id):
+        with locked(store, fit_id):
+            if not has_fit(store, fit_id):
+                _fit(store, model, parameters, compute, workers, fit_id, made_from)
+    drop_sums(store, fit_id)  # also those of a run that was killed between completing the fit and this
+    return fit_id
+
+
+def _fit(
+    store: Store,
+    model: Path,
+    parameters: FitParameters,
+    compute: ComputeParameters,
+    workers: Workers,
+    fit_id: str,
+    made_from: dict[str, Any],
+) -> None:
     modules = select_modules(load_model(model), parameters.modules)
-    chosen = uniform_sample(all_sequence_ids(parts), parameters.sequences, parameters.seed)
+    chosen = uniform_sample(all_sequence_ids(corpus_parts(store)), parameters.sequences, parameters.seed)
     size = block_size(len(chosen))
     blocks = [tuple(ids.tolist()) for ids in np.array_split(chosen, range(size, len(chosen), size))]
     run = partial(fan_out, workers.model, resources=workers.model_resources)
@@ -140,7 +156,6 @@ def fit_factors(
         _write_eigenvalues(store, fit_id, k, len(blocks), len(chosen))
     described = tuple(asdict(m) | _ranks(store, fit_id, k) for k, m in enumerate(modules))
     complete_fit(store, Fit(fit_id, described, len(chosen), made_from))
-    return fit_id
 
 
 def block_size(sequences: int) -> int:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from storage.database import open_connection, part_view, session, stream
 from storage.errors import InputError, StoreError
+from storage.locks import locked
 from storage.schemas import INDEXES, Terms
 from storage.sequences import Part, corpus_parts
 from storage.store import Store
@@ -42,14 +43,21 @@ def build_index(store: Store, workers: Workers, terms: Terms = "tokens") -> int:
     """Build the shards that are missing; returns how many."""
     parts = corpus_parts(store)
     _require_texts(parts, terms)
+    if not _missing(store, parts, terms):
+        return 0
+    with locked(store, f"index-{terms}"):
+        jobs = _missing(store, parts, terms)
+        fan_out(workers.lexical, build_shard, jobs, "lexical index")
+    return len(jobs)
+
+
+def _missing(store: Store, parts: list[Part], terms: Terms) -> list[ShardJob]:
     complete = INDEXES[terms][0]  # written last
-    missing = [
+    return [
         ShardJob(store, part.name, part.first_sequence_id, terms)
         for part in parts
         if not has_part(store, complete, part.name)
     ]
-    fan_out(workers.lexical, build_shard, missing, "lexical index")
-    return len(missing)
 
 
 def build_shard(job: ShardJob) -> None:

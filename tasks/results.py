@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from storage.catalog import build_catalog
 from storage.checkpoints import device, load_model
+from storage.clock import store_time
 from storage.database import part_view, rows, session, statement, statement_names, stream
 from storage.digests import code_revision, library_versions
 from storage.errors import StoreError
-from storage.staging import discard, view_staged
+from storage.staging import view_staged
 from storage.store import Store
 from storage.tables import has_part, write_part, writing
 from tasks.compute import dtype_of
@@ -82,15 +83,16 @@ def check_run(connection, store: Store, run_id: str, method: str) -> None:
 
 
 def complete_run(scoring: Scoring, facts: RunFacts, stages: dict[str, dict[str, float]]) -> None:
-    """Write the run's row, which makes its rows visible, and swap in a fresh catalog."""
+    """Swap in a fresh catalog and write the run's row, which makes its rows visible."""
     store, run_id = scoring.store, scoring.run_id
+    build_catalog(store)
     if not has_part(store, "runs", run_id):
         row = {
             "run_id": run_id,
             "status": "completed",
             "method": scoring.method,
             "started_at": facts.started_at,
-            "finished_at": datetime.now(UTC).replace(tzinfo=None),
+            "finished_at": store_time(store),
             "parameters": json.dumps(facts.parameters, sort_keys=True, ensure_ascii=False),
             "model": facts.model,
             "model_fingerprint": facts.model_fingerprint,
@@ -104,5 +106,3 @@ def complete_run(scoring: Scoring, facts: RunFacts, stages: dict[str, dict[str, 
             "stages": json.dumps(stages),
         }
         write_part(store, "runs", run_id, columns={name: [value] for name, value in row.items()})
-    build_catalog(store)
-    discard(store, run_id)

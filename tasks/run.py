@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from storage.checkpoints import model_fingerprint, tokenizer_fingerprint
+from storage.clock import store_time
 from storage.digests import code_revision, digest_of
 from storage.errors import InputError
 from storage.prompts import Prompt
@@ -102,7 +102,7 @@ def describe_run(
         model_fingerprint(model),
         corpus_fingerprint(parts),
         sum(part.n_sequences for part in parts),
-        datetime.now(UTC).replace(tzinfo=None),
+        store_time(store),
         tuple(method.beside),
     )
     made_from = [parameters, facts.model_fingerprint, tokenizer_fingerprint(model), facts.corpus_fingerprint]

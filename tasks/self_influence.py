@@ -9,6 +9,7 @@ import torch
 
 from storage.catalog import build_catalog
 from storage.checkpoints import load_model
+from storage.locks import locked
 from storage.sequences import corpus_parts, read_tokens
 from tasks.compute import dtype_of
 from tasks.fanout import Workers, fan_out
@@ -48,7 +49,8 @@ def measure_self_influences(curvature: Curvature, workers: Workers) -> int:
         for start in range(part.first_sequence_id, part.end_sequence_id, BLOCK):
             ids = tuple(range(start, min(start + BLOCK, part.end_sequence_id)))
             jobs.append(SelfJob(curvature, f"{part.name}-{start}", ids))
-    measured = fan_out(workers.model, measure_block, jobs, "self-influences", workers.model_resources)
+    with locked(curvature.store, f"selves-{curvature.factors_id}"):
+        measured = fan_out(workers.model, measure_block, jobs, "self-influences", workers.model_resources)
     build_catalog(curvature.store)
     return sum(measured)
 

@@ -1,12 +1,12 @@
 -- grain: one row per (run, query, sequence, method)
 -- not the layers: those are of the run's own method only
 with own as (
-    select query_id, sequence_id, $method as method, sum(influence) as influence
+    select query_id, sequence_id, $method as method, sum(influence order by module) as influence
     from run_layer_influences
     group by query_id, sequence_id
 ),
 beside as (
-    select query_id, sequence_id, method, sum(influence::double) as influence
+    select query_id, sequence_id, method, sum(influence::double order by module) as influence
     from staged_scored
     where method <> $method
     group by query_id, sequence_id, method

@@ -1,17 +1,18 @@
 -- grain: one row per (run, query): what was asked, and how well its compressed gradient kept the scores
+-- sums and correlations take their rows in one order, so that a run that was interrupted ends in the same digits
 with approximate as (
-    select query_id, sequence_id, sum(influence::double) as influence
+    select query_id, sequence_id, sum(influence::double order by module) as influence
     from staged_scored
     where method = $method
     group by query_id, sequence_id
 ),
 exact as (
-    select query_id, sequence_id, sum(influence) as influence
+    select query_id, sequence_id, sum(influence order by module) as influence
     from staged_exact_layers
     group by query_id, sequence_id
 ),
 agreement as (
-    select e.query_id, nullif(corr(e.influence, a.influence), 'nan'::double) as compression_correlation
+    select e.query_id, nullif(corr(e.influence, a.influence order by sequence_id), 'nan'::double) as compression_correlation
     from exact e
     join approximate a using (query_id, sequence_id)
     group by e.query_id

@@ -1,0 +1,171 @@
+"""Walks that die: a trace's stages as plain functions, in processes forked from a warm one, killed at a chosen moment.
+
+The moments are the operations that change what stands in a store: before each rename, link and removal of a file. They
+are seen by Python's audit hook, so that nothing of headwater is replaced to count them.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import storage  # noqa: F401  # sets the environment before torch is imported
+
+# isort: split
+import pytest
+import worlds
+from prefect import Task
+
+import flows.trace
+import tasks.factors
+import tasks.scores
+from flows.parameters import ModelParameters, QueryParameters, TraceParameters
+from storage.schemas import SCHEMAS
+from storage.store import open_store
+from tasks.candidates import CandidateParameters
+from tasks.compute import ComputeParameters
+from tasks.corpus import CorpusParameters
+from tasks.factors import FitParameters
+from tasks.gradients import MethodParameters
+
+CHANGES = {"os.rename": 1, "os.link": 1, "os.remove": 0, "os.rmdir": 0}  # audit event: which argument is the path
+PATIENCE = 180  # seconds until a walk counts as hung
+
+ROOT = Path(__file__).parents[2]
+
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(["recovery.walks"])
+
+
+@dataclass(frozen=True)
+class Change:
+    """One operation on a store's files."""
+
+    stage: str
+    event: str
+    path: str
+
+
+def parameters(store: Path, model: Path, inputs: list[Path], **changes) -> TraceParameters:
+    """A small trace that goes through every stage: three parts, two methods, a uniform sample to audit the filter."""
+    return TraceParameters(
+        **{
+            "store": str(store),
+            "model": ModelParameters(name=str(model)),
+            "queries": (
+                QueryParameters(prompt="The otter went to the", completion=" harbour.", query_id="otter"),
+                QueryParameters(prompt="Nobody saw the viper", completion=" leave.", query_id="viper"),
+            ),
+            "corpus": CorpusParameters(inputs=tuple(map(str, inputs))),
+            "candidates": CandidateParameters(top_k=12, unfiltered=12),
+            "fit": FitParameters(sequences=40),
+            "method": MethodParameters(rescore=3, beside=("identity", "bm25")),
+            "compute": ComputeParameters(batch_size=8, precision="float32"),
+            "cluster": "none",
+            **changes,
+        }
+    )
+
+
+def three_files(folder: Path) -> list[Path]:
+    """The fables in three input files."""
+    records = worlds.documents()
+    return [worlds.write_jsonl(folder / f"{k}.jsonl", records[16 * k : 16 * k + 16]) for k in range(3)]
+
+
+def start(asked: TraceParameters, log: Path, kill_at: tuple[str, int] | None = None, **options):
+    """A process that walks, writes down every change in `log`, and kills itself before the n-th change of a stage."""
+    process = forkserver.Process(target=_walk, args=(asked, log, kill_at), kwargs=options)
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11's fork server does not take over sys.path
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        process.start()
+    return process
+
+
+def walk(asked: TraceParameters, log: Path, kill_at: tuple[str, int] | None = None, **options) -> list[Change]:
+    """Walk to the end, or to the kill, and return the changes that were made."""
+    process = start(asked, log, kill_at, **options)
+    process.join(PATIENCE)
+    expected = -signal.SIGKILL if kill_at else 0
+    assert process.exitcode == expected, f"{kill_at}: exit code {process.exitcode}, after {changes_in(log)[-1:]}"
+    return changes_in(log)
+
+
+def changes_in(log: Path) -> list[Change]:
+    """What a log holds."""
+    return [Change(*json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def _walk(asked: TraceParameters, log: Path, kill_at: tuple[str, int] | None, prepare: Callable | None = None) -> None:
+    tasks.factors.SMALLEST_BLOCK, tasks.scores.BLOCK = 16, 12  # several jobs in each stage
+    doing = ["start"]
+    counts: dict[str, int] = {}
+    descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    root = str(Path(asked.store).resolve()) + "/"
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event not in CHANGES:
+            return
+        path = _absolute(event, arguments)
+        if not path.startswith(root):
+            return
+        counts[doing[0]] = counts.get(doing[0], -1) + 1
+        if kill_at == (doing[0], counts[doing[0]]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(descriptor, (json.dumps([doing[0], event, path.removeprefix(root)]) + "\n").encode())
+
+    _make_plain(doing)
+    if prepare is not None:
+        prepare()
+    sys.addaudithook(hook)
+    flows.trace.trace.fn(asked)
+
+
+def _absolute(event: str, arguments: tuple) -> str:
+    """The path that is changed; shutil.rmtree names files relative to an open directory."""
+    path, directory = os.fspath(arguments[CHANGES[event]]), arguments[-1]
+    if event in ("os.remove", "os.rmdir") and directory >= 0:
+        path = os.path.join(os.readlink(f"/proc/self/fd/{directory}"), path)
+    return str(path)
+
+
+def _make_plain(doing: list[str]) -> None:
+    """Let the flow call its stages without Prefect, and say which one is at work."""
+
+    def telling(name: str, function: Callable) -> Callable:
+        def told(*args, **kwargs):
+            doing[0] = name
+            try:
+                return function(*args, **kwargs)
+            finally:
+                doing[0] = f"after {name}"
+
+        return told
+
+    for name, value in list(vars(flows.trace).items()):
+        if isinstance(value, Task):
+            setattr(flows.trace, name, telling(value.name, value.fn))
+    flows.trace.complete_run = telling("completion", flows.trace.complete_run)
+    flows.trace.discard = telling("discard", flows.trace.discard)
+
+
+# Of every relation what may be compared: times and durations are each run's own.
+OWN = {"runs": "exclude (started_at, finished_at, stages)", "queries": "exclude (submitted_at)"}
+
+
+def tables(store: Path) -> dict[str, list[tuple]]:
+    """All rows of all relations, as a reader sees them, in a fixed order."""
+    from storage.database import session
+
+    with session(open_store(store)) as connection:
+        connection.execute("set preserve_insertion_order = true")
+        return {
+            relation: connection.execute(f"select * {OWN.get(relation, '')} from {relation} order by all").fetchall()
+            for relation in SCHEMAS
+        }
