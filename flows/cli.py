@@ -6,6 +6,7 @@ non-zero exit code; --debug shows where they came from.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -345,8 +346,11 @@ def main() -> None:
     """Run a command; every foreseen error is one sentence on standard error and exit code 1."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    # Prefect would print every failure with its traceback; the command prints the failure itself.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
+    # Prefect would print every failure with its traceback; the command prints the failure itself. Only the terminal
+    # is quiet: at a higher PREFECT_LOGGING_LEVEL the run's page would have no logs either.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if debug else "CRITICAL")
+    _show_warnings()
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     try:
         app(arguments)
@@ -365,6 +369,15 @@ def _explain(error: ValidationError) -> str:
         for e in error.errors()
     ]
     return "\n".join(lines)
+
+
+def _show_warnings() -> None:
+    """Print our own warnings in one line each."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("headwater: %(message)s"))
+    for name in ("flows", "tasks", "storage"):
+        logging.getLogger(name).addHandler(handler)
 
 
 def _fail(message: str, debug: bool) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cluster import open_workers
+from flows.outcome import EXPLAINED
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from flows.terminal import print_answers, print_next
 from flows.trace import trace
@@ -30,7 +31,7 @@ TRAINING = TrainingParameters()
 SHOWN = 3  # sequences printed per query
 
 
-@flow(name="demo model", flow_run_name="demo model in {directory}")
+@flow(name="demo model", flow_run_name="demo model in {directory}", **EXPLAINED)
 def make_model(directory: Path, cluster: str) -> dict:
     """The demo's corpus as files and as sequences, and a small GPT-2 trained on exactly those sequences."""
     model = directory / "model"
@@ -42,7 +43,7 @@ def make_model(directory: Path, cluster: str) -> dict:
     return train_model(store, model, TRAINING)
 
 
-@flow(name="demo evaluation", flow_run_name="demo evaluation of {run_id}")
+@flow(name="demo evaluation", flow_run_name="demo evaluation of {run_id}", **EXPLAINED)
 def evaluate(store: str, run_id: str) -> list[MethodScore]:
     """How often the top sequences of a run are true sources."""
     return evaluate_retrieval(open_store(store), run_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.cluster import open_workers
+from flows.outcome import EXPLAINED
 from flows.parameters import FactorParameters
 from storage.checkpoints import find_checkpoint
 from storage.sequences import corpus_parts
@@ -12,7 +13,7 @@ from storage.store import open_store
 from tasks.factors import fit_factors
 
 
-@flow(name="fit", flow_run_name="fit {parameters.model.name}", validate_parameters=True)
+@flow(name="fit", flow_run_name="fit {parameters.model.name}", validate_parameters=True, **EXPLAINED)
 def fit(parameters: FactorParameters) -> str:
     """Fit the factors where they are missing; returns the fit's id."""
     store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.cluster import open_workers
+from flows.outcome import EXPLAINED
 from storage.catalog import build_catalog
 from storage.schemas import Terms
 from storage.sequences import corpus_parts
@@ -12,7 +13,7 @@ from storage.store import open_store
 from tasks.index import build_index
 
 
-@flow(name="index", flow_run_name="index {store}")
+@flow(name="index", flow_run_name="index {store}", **EXPLAINED)
 def index_corpus(store: str, cluster: str = "auto", terms: Terms = "tokens") -> int:
     """Build the shards that are missing; returns how many."""
     place = open_store(store)

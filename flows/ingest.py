@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.cluster import open_workers
+from flows.outcome import EXPLAINED
 from flows.parameters import IngestParameters
 from storage.catalog import build_catalog
 from storage.checkpoints import find_checkpoint
@@ -13,7 +14,7 @@ from tasks.corpus import count_parts, ingest
 from tasks.index import build_index
 
 
-@flow(name="ingest", flow_run_name="ingest into {parameters.store}", validate_parameters=True)
+@flow(name="ingest", flow_run_name="ingest into {parameters.store}", validate_parameters=True, **EXPLAINED)
 def ingest_corpus(parameters: IngestParameters) -> int:
     """Cut new inputs into sequences and index them; returns the number of sequences in the corpus."""
     model = find_checkpoint(parameters.model.name, parameters.model.revision)

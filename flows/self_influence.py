@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.cluster import open_workers
+from flows.outcome import EXPLAINED
 from flows.parameters import SelfInfluenceParameters
 from storage.checkpoints import find_checkpoint, model_fingerprint
 from storage.sequences import corpus_parts
@@ -15,7 +16,9 @@ from tasks.self_influence import measure_self_influences
 from tasks.selves import Curvature
 
 
-@flow(name="self-influence", flow_run_name="self-influence {parameters.model.name}", validate_parameters=True)
+@flow(
+    name="self-influence", flow_run_name="self-influence {parameters.model.name}", validate_parameters=True, **EXPLAINED
+)
 def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
     """Measure every sequence of the corpus that has no self-influence yet; the factors' id and how many were new."""
     store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)

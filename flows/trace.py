@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.cluster import open_workers
+from flows.outcome import EXPLAINED
 from flows.parameters import TraceParameters
 from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint
@@ -28,7 +29,7 @@ from tasks.scores import score_candidates, score_tokens
 from tasks.stage import recording
 
 
-@flow(name="trace", flow_run_name="trace into {parameters.store}", validate_parameters=True)
+@flow(name="trace", flow_run_name="trace into {parameters.store}", validate_parameters=True, **EXPLAINED)
 def trace(parameters: TraceParameters) -> str:
     """Corpus, candidates, factors, query gradients, scores, results, report; returns the run's id.
 

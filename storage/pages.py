@@ -90,8 +90,10 @@ def number(value: Any) -> str:
     return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}").replace("-", "−")
 
 
-def size(n_bytes: float) -> str:
-    """Bytes in the unit that leaves one to three digits."""
+def size(n_bytes: float | None) -> str:
+    """Bytes in the unit that leaves one to three digits; – for none."""
+    if n_bytes is None:
+        return "–"
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

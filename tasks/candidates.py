@@ -160,7 +160,7 @@ def allowed_ids(store: Store, where: str | None, workers: Workers) -> np.ndarray
         return all_sequence_ids(parts)
     jobs = [AllowedJob(store, part.name, where) for part in parts]
     return np.concatenate(
-        fan_out(workers.lexical, _matching, jobs, "candidates by expression")
+        fan_out(workers.lexical, _matching, jobs, "candidates by expression", workers.lexical_resources)
     )
 
 

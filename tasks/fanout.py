@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from logging import LogRecord
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from distributed import Client, KilledWorker, as_completed
 
 from storage.errors import HeadwaterError
-from storage.store import bytes_written, count_written
+from tasks.cost import Cost, include, measuring
+from tasks.logs import keeping_logs, replay
 from tasks.progress import progress
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Resources = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Workers:
     """Where jobs run: `lexical` for DuckDB and NumPy work, `model` for passes of the model; None is this process.
 
     Each opens its client when the first job needs it, so that a run with nothing to do starts no cluster.
+    Resources are those of Dask: a job runs only on workers that have them.
     """
 
     lexical: Callable[[], Client] | None = None
     model: Callable[[], Client] | None = None
-    model_resources: tuple[tuple[str, float], ...] = ()
+    lexical_resources: Resources = ()
+    model_resources: Resources = ()
 
 
 class WorkerLost(HeadwaterError):
@@ -42,17 +48,20 @@ def fan_out(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
     label: str,
-    resources: tuple[tuple[str, float], ...] = (),
+    resources: Resources = (),
 ) -> list[Result]:
     """Run `function` on every job; results in the order of the jobs, the first error raised here."""
     with progress(label, len(jobs)) as advance:
         if open_client is None or (len(jobs) <= 1 and not resources):
             return [_advanced(function(job), advance) for job in jobs]
         client = open_client()
-        futures = client.map(partial(_counted, function), jobs, pure=False, resources=dict(resources) or None)
+        key = f"{label.replace(' ', '-')}-{uuid4().hex[:8]}"  # Dask's dashboard shows what stands before the number
+        futures = client.map(partial(_observed, function), jobs, key=key, pure=False, resources=dict(resources) or None)
         try:
             for future in as_completed(futures):
-                count_written(future.result()[1])
+                _, cost, records = future.result()
+                include(cost)
+                replay(records)
                 advance(1)
         except KilledWorker as error:
             client.cancel(futures)
@@ -68,9 +77,12 @@ def fan_out(
         return [future.result()[0] for future in futures]
 
 
-def _counted(function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
-    before = bytes_written()
-    return function(job), bytes_written() - before
+def _observed(function: Callable[[Job], Result], job: Job) -> tuple[Result, Cost, list[LogRecord]]:
+    """A job on a worker: its result, what it took, and what it logged, for the process of the flow."""
+    cost = Cost()
+    with keeping_logs() as records, measuring(cost):
+        result = function(job)
+    return result, cost, records
 
 
 def _advanced(result: Any, advance: Callable[[int], None]) -> Any:

@@ -81,7 +81,7 @@ class LexicalIndex:
                 SearchJob(self.store, part, self.terms, scorer, weighted, k, self.statistics, where, bounds, threads)
                 for part in waiting[:some]
             ]
-            shards = fan_out(workers.lexical, search_shard, jobs, f"candidates by {scorer}")
+            shards = fan_out(workers.lexical, search_shard, jobs, f"candidates by {scorer}", workers.lexical_resources)
             found = merge_all([found, *shards], k, cores)
             bounds = tuple(hits.scores[-1] if len(hits.scores) == k else -np.inf for hits in found)
             waiting, some = waiting[some:], min(GROWTH * some, most)

@@ -162,7 +162,7 @@ def nearest(
     write_tensors(store, staged_tensors_path(store, staged, "queries"), {"queries": queries})
     try:
         jobs = [SearchJob(store, embeddings_id, part, staged, top_k, allowed) for part in corpus_parts(store)]
-        parts = fan_out(workers.lexical, search_part, jobs, "neighbours")
+        parts = fan_out(workers.lexical, search_part, jobs, "neighbours", workers.lexical_resources)
     finally:
         discard(store, staged)
     return [merge(hits, top_k) for hits in zip(*parts, strict=True)]

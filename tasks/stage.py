@@ -1,8 +1,8 @@
-"""A stage: a Prefect task that knows its name and leaves its seconds and bytes with the run."""
+"""A stage: a Prefect task that knows its name and leaves its seconds, bytes and memory with the run and in its log."""
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,12 +12,14 @@ from typing import ParamSpec, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from storage.store import bytes_written
+from tasks.cost import Cost, measuring
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_timings: ContextVar[dict[str, dict[str, float]] | None] = ContextVar("stage_timings", default=None)
+log = logging.getLogger(__name__)
+
+_costs: ContextVar[dict[str, dict[str, float]] | None] = ContextVar("stage_costs", default=None)
 
 
 def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -29,19 +31,18 @@ def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            start, before = time.perf_counter(), bytes_written()
+        def measured(*args: P.args, **kwargs: P.kwargs) -> R:
+            cost = Cost()
             try:
-                return function(*args, **kwargs)
+                with measuring(cost):
+                    return function(*args, **kwargs)
             finally:
-                timings = _timings.get()
-                if timings is not None:
-                    timings[name] = {
-                        "seconds": round(time.perf_counter() - start, 3),
-                        "bytes": bytes_written() - before,
-                    }
+                log.info("%s: %s", name, cost)
+                costs = _costs.get()
+                if costs is not None:
+                    costs[name] = cost.as_dict()
 
-        return task(timed, name=name, task_run_name=name, cache_policy=NO_CACHE)
+        return task(measured, name=name, task_run_name=name, cache_policy=NO_CACHE)
 
     return decorate
 
@@ -49,9 +50,9 @@ def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 @contextmanager
 def recording() -> Iterator[dict[str, dict[str, float]]]:
     """Collect what the stages called in the block took, by stage name."""
-    timings: dict[str, dict[str, float]] = {}
-    token = _timings.set(timings)
+    costs: dict[str, dict[str, float]] = {}
+    token = _costs.set(costs)
     try:
-        yield timings
+        yield costs
     finally:
-        _timings.reset(token)
+        _costs.reset(token)
