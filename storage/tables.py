@@ -104,6 +104,7 @@ def read_part(
         ) from error
 
 
-def remove_part(store: Store, relation: str, *names: str) -> None:
-    """Remove one part, if it is there."""
-    store.file(relation, *names).unlink(missing_ok=True)
+def clear_part(store: Store, relation: str, *names: str) -> None:
+    """Take a part's rows away, if it is there; an empty file stays, because a reader may have listed it already."""
+    if has_part(store, relation, *names):
+        write_part(store, relation, *names, columns=SCHEMAS[relation].empty_table())
