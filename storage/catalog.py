@@ -6,10 +6,13 @@ locks out every reader, and it is built again when the store was moved or headwa
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import duckdb
 
 from storage import digests
-from storage.database import configure, install_relations, statement, statement_names
+from storage.database import catalog_statements, configure, installed_relations, reading, write_relations
 from storage.errors import InputError
 from storage.places import local_copy
 from storage.schemas import SCHEMA_VERSION
@@ -19,12 +22,10 @@ from storage.store import Store, read_json, replacing, write_json
 def build_catalog(store: Store) -> None:
     """Write the catalog anew and swap it in; readers that have the old one open go on undisturbed."""
     with replacing(store, store.catalog) as path:
-        connection = duckdb.connect(str(path), config={"storage_compatibility_version": "v1.0.0"})
-        try:
-            configure(connection, store)
-            install_relations(connection, store)
-        finally:
-            connection.close()
+        if isinstance(store.root, Path):
+            write_relations(store, path)
+        else:
+            shutil.copyfile(installed_relations(store), path)
     write_json(store.root / "catalog.json", _description(store))
 
 
@@ -50,10 +51,14 @@ def open_reader(store: Store) -> duckdb.DuckDBPyConnection:
 def run_user_sql(store: Store, text: str) -> tuple[list[str], list[tuple]]:
     """Answer a user's statement: column names and rows; DuckDB's complaint becomes an InputError."""
     connection = open_reader(store)
-    try:
+
+    def ask() -> tuple[list[str], list[tuple]]:
         result = connection.execute(text)
         columns = [column[0] for column in result.description or []]
         return columns, result.fetchall() if columns else []
+
+    try:
+        return reading(ask)
     except duckdb.Error as error:
         raise InputError(
             f"statement {text!r}",
@@ -66,9 +71,8 @@ def run_user_sql(store: Store, text: str) -> tuple[list[str], list[tuple]]:
 
 
 def _description(store: Store) -> dict:
-    names = [*statement_names("relations"), *statement_names("macros")]
     return {
         "root": str(store.root),
         "schema": SCHEMA_VERSION,
-        "sql": digests.digest_of({name: statement(name) for name in names}),
+        "sql": digests.digest_of(catalog_statements(store)),
     }

@@ -7,21 +7,30 @@ SQL stands in sql/**.sql and names relations, never files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import resources
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
-from storage.places import Place, scratch
+from storage.digests import digest_of
+from storage.homes import HOMES_VIEW, HOUSED, OWN, home_of, merged_file, relation_views
+from storage.places import Place, publish, scratch
 from storage.schemas import RUN_RELATIONS, SCHEMAS
 from storage.settings import settings
 from storage.store import Store
 from storage.tables import ROW_GROUP
+
+T = TypeVar("T")
+ATTEMPTS = 5
+VANISHED = ("No such file", "FileNotFoundError", "NoSuchKey")  # of a disk, of fsspec, of S3
 
 
 @cache
@@ -50,28 +59,32 @@ def configure(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
 def install_relations(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     """Create `stored.*`, the views and the macros in an open connection."""
     connection.execute("create schema if not exists stored")
-    for relation in SCHEMAS:
-        # A glob relative to the reader's working directory would break; the catalog is rebuilt when a store moves.
-        glob = _quoted(str(store.relation(relation) / "**" / "*.parquet"))
-        connection.execute(
-            f"create or replace view stored.{relation} as select * from read_parquet({glob}, hive_partitioning=false)"
-        )
-    for relation in SCHEMAS:
-        if relation in RUN_RELATIONS:
-            connection.execute(
-                f"create or replace view {relation} as select * from stored.{relation} "
-                "where run_id in (select run_id from stored.runs)"
-            )
-        elif relation not in {"terms", "words"}:
-            connection.execute(f"create or replace view {relation} as select * from stored.{relation}")
-    for name in [*statement_names("relations"), *statement_names("macros")]:
-        connection.execute(statement(name))
+    for text in catalog_statements(store):
+        reading(partial(connection.execute, text))
+
+
+def catalog_statements(store: Store) -> list[str]:
+    """Every statement that makes the views and macros of a store, in order."""
+    plain = [relation for relation in SCHEMAS if relation not in HOUSED]
+    views = [f"create or replace view stored.{r} as select * from {_read(store.relation(r) / '**')}" for r in plain]
+    views.append(HOMES_VIEW)
+    for relation in ("runs", *RUN_RELATIONS):
+        folder = store.relation(relation)
+        views += relation_views(relation, _read(folder), _read(folder / "merged"))
+    views += [f"create or replace view {r} as select * from stored.{r}" for r in plain if r not in {"terms", "words"}]
+    return [*views, *map(statement, [*statement_names("relations"), *statement_names("macros")])]
+
+
+def _read(folder: Place) -> str:
+    # A glob relative to the reader's working directory would break; the catalog is rebuilt when a store moves.
+    return f"read_parquet({_quoted(str(folder / '*.parquet'))}, hive_partitioning=false)"
 
 
 @contextmanager
-def open_connection(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory connection within the memory limit that knows no relation yet; one per thread or job."""
-    connection = duckdb.connect()
+def open_connection(store: Store, path: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection within the memory limit to a DuckDB file, or in memory; one per thread or job."""
+    compatible = {"storage_compatibility_version": "v1.0.0"} if path else {}  # any client from 1.0 on can open it
+    connection = duckdb.connect(path or ":memory:", config=compatible)
     try:
         configure(connection, store)
         yield connection
@@ -79,17 +92,63 @@ def open_connection(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
+def write_relations(store: Store, path: Path) -> None:
+    """Make a DuckDB file that knows the store's relations and macros and holds no data."""
+    with open_connection(store, path) as connection:
+        install_relations(connection, store)
+
+
 @contextmanager
 def session(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory connection that knows the store's relations and macros; one per thread or job."""
-    with open_connection(store) as connection:
-        install_relations(connection, store)
-        yield connection
+    """A connection that knows the store's relations and macros; one per thread or job."""
+    if isinstance(store.root, Path):
+        with open_connection(store) as connection:
+            install_relations(connection, store)
+            yield connection
+        return
+    private = scratch("sessions") / f"{uuid.uuid4().hex}.duckdb"
+    try:
+        shutil.copyfile(installed_relations(store), private)
+        with open_connection(store, private) as connection:
+            yield connection
+    finally:
+        private.unlink(missing_ok=True)
+
+
+def installed_relations(store: Store) -> Path:
+    """A file with the relations and macros of a store in an object store.
+
+    To make a view DuckDB opens a file that it names, some hundred requests for all of them: once per machine will do.
+    """
+    final = scratch("sessions") / f"views-{digest_of(catalog_statements(store))[:16]}.duckdb"
+    if not final.exists():
+        path = final.with_name(f"{uuid.uuid4().hex}.duckdb")
+        try:
+            write_relations(store, path)
+            publish(path, final)
+        finally:
+            path.unlink(missing_ok=True)
+    return final
 
 
 def query(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: Any) -> pa.Table:
     """Run sql/<name>.sql with $parameters and return its rows."""
-    return connection.sql(statement(name), params=parameters or None).to_arrow_table()
+    return reading(lambda: connection.sql(statement(name), params=parameters or None).to_arrow_table())
+
+
+def reading(read: Callable[[], T]) -> T:
+    """What `read` returns; it is called again where a file went between being listed and being opened.
+
+    DuckDB lists a relation's files when it plans a statement and opens them as it goes; compaction removes files that
+    no new statement needs, but every statement lists.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return read()
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if not any(sign in str(error) for sign in VANISHED):
+                raise
+    return read()
 
 
 def rows(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: Any) -> list[dict]:
@@ -105,14 +164,25 @@ def stream(
     connection: duckdb.DuckDBPyConnection, name: str, /, batch_rows: int = ROW_GROUP, **parameters: Any
 ) -> Iterator[pa.Table]:
     """The rows of sql/<name>.sql in batches of at most one row group, without holding them all."""
-    reader = connection.sql(statement(name), params=parameters or None).to_arrow_reader(batch_rows)
-    for batch in reader:
+
+    def begin() -> tuple[Iterator[pa.RecordBatch], pa.RecordBatch | None]:
+        batches = iter(connection.sql(statement(name), params=parameters or None).to_arrow_reader(batch_rows))
+        return batches, next(batches, None)
+
+    batches, first = reading(begin)
+    for batch in chain([] if first is None else [first], batches):
         yield pa.Table.from_batches([batch])
 
 
 def part_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, relation: str, *names: str) -> None:
     """Let SQL name the rows of one part of a relation `view`."""
-    _view_files(connection, view, [store.file(relation, *names)])
+    home = home_of(store, names[0]) if relation in HOUSED else OWN
+    if home > OWN:
+        source = f"read_parquet([{_quoted(str(merged_file(store, relation, home)))}])"
+        mine = f"select {', '.join(SCHEMAS[relation].names)} from {source} where run_id = {_quoted(names[0])}"
+        connection.execute(f"create or replace view {view} as {mine}")
+    else:
+        _view_files(connection, view, [store.file(relation, *names)])
 
 
 def parts_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, relation: str, parts: list[str]) -> None:

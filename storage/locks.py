@@ -55,6 +55,18 @@ def locked(store: Store, name: str, timeout: float | None = None) -> Iterator[No
         lock.release()
 
 
+def is_held(store: Store, name: str) -> bool:
+    """Whether a process holds the lock at this moment."""
+    path = lock_path(store, name)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0, preserve_lock_file=True):
+            return False
+    except Timeout:
+        return True
+
+
 def _wait_on(lock: FileLock, store: Store, name: str, seconds: float) -> None:
     try:
         lock.acquire(timeout=max(0.0, seconds))

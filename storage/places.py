@@ -13,7 +13,8 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -111,6 +112,49 @@ def remove_tree(place: Place) -> None:
         shutil.rmtree(place, ignore_errors=True)
     elif place.exists():
         place.fs.rm(place.path, recursive=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a directory."""
+
+    place: Place
+    n_bytes: int
+    modified: float  # seconds since 1970
+
+
+def entries(folder: Place, suffix: str) -> dict[str, Entry]:
+    """The files of a directory that end in `suffix`, by name without it; of a prefix in one request."""
+    found = {}
+    if isinstance(folder, Path):
+        for path in sorted(folder.glob(f"*{suffix}")):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # removed since it was listed
+                continue
+            found[path.name.removesuffix(suffix)] = Entry(path, status.st_size, status.st_mtime)
+    elif folder.exists():
+        for facts in folder.fs.ls(folder.path, detail=True):
+            name = facts["name"].rsplit("/", 1)[-1]
+            if facts["type"] == "file" and name.endswith(suffix):
+                modified = folder.fs.modified(facts["name"]).timestamp()
+                found[name.removesuffix(suffix)] = Entry(folder / name, facts["size"], modified)
+    return found
+
+
+def tree_bytes(place: Place) -> tuple[int, float]:
+    """Bytes of all files below a place, and when the last of them was written; zeros where nothing is."""
+    size, modified = 0, 0.0
+    if isinstance(place, Path):
+        for path in [place] if place.is_file() else place.rglob("*"):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                status = path.stat()
+                if path.is_file():
+                    size, modified = size + status.st_size, max(modified, status.st_mtime)
+    elif place.exists():
+        for name, facts in place.fs.find(place.path, detail=True).items():
+            size, modified = size + facts["size"], max(modified, place.fs.modified(name).timestamp())
+    return size, modified
 
 
 def location(place: Place) -> tuple[str, AbstractFileSystem | None]:

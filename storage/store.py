@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import InputError, StoreError
 from storage.places import Place, find_place, is_local, make_directory, publish, publish_new, scratch, write_text
-from storage.schemas import SCHEMA_VERSION, SCHEMAS
+from storage.schemas import RUN_RELATIONS, SCHEMA_VERSION, SCHEMAS, merged_schema
 
 REMOTE = ("botocore", "aiohttp")  # whose errors are not the operating system's
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
@@ -126,8 +126,10 @@ def open_store(path: str | Place) -> Store:
 
 def _write_empty_relations(store: Store) -> None:
     # A DuckDB view over a glob needs one matching file; a file without rows keeps the columns known.
-    for relation, schema in SCHEMAS.items():
-        final = store.relation(relation) / "schema.parquet"
+    empty = {store.relation(relation): schema for relation, schema in SCHEMAS.items()}
+    empty |= {store.relation(relation) / "merged": merged_schema(relation) for relation in (*RUN_RELATIONS, "runs")}
+    for folder, schema in empty.items():
+        final = folder / "schema.parquet"
         if not final.exists():
             with replacing(store, final) as path:
                 pq.write_table(schema.empty_table(), path)
@@ -201,7 +203,7 @@ def _explained(path: Place, error: Exception) -> StoreError | None:
             found="none left",
             remedy="Free some space and run the same command again: finished parts are kept.",
         )
-    if not is_local(path) and (code is not None or type(error).__module__.partition(".")[0] in REMOTE):
+    if not is_local(path) and (isinstance(error, OSError) or type(error).__module__.partition(".")[0] in REMOTE):
         return StoreError(
             f"access to {path}",
             expected="an object store that answers and permits it",

@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
-from storage.places import location
+from storage.homes import HOUSED, NOWHERE, OWN, home_of, merged_file
+from storage.places import Place, location
 from storage.schemas import SCHEMAS
+from storage.seals import BLANK, KEY, seal
 from storage.store import Store, creating, replacing
 
 ROW_GROUP = 122_880  # DuckDB's own row group; STACK measurements found it the quickest to prune and read.
@@ -31,6 +33,7 @@ class PartWriter:
             "use_dictionary": [name for name in schema.names if name != differences],
             "column_encoding": {differences: "DELTA_BINARY_PACKED"},
         }
+        self._path = path
         self._writer = pq.ParquetWriter(path, schema, compression="snappy", **by_difference if differences else {})
         self._schema = schema
         self.rows = 0
@@ -45,7 +48,10 @@ class PartWriter:
         self.rows += table.num_rows
 
     def close(self) -> None:
+        """Finish the file and seal it."""
+        self._writer.add_key_value_metadata({KEY: BLANK})
         self._writer.close()
+        seal(self._path, ".parquet")
 
 
 @contextmanager
@@ -78,8 +84,9 @@ def create_part(store: Store, relation: str, *names: str, columns: dict[str, lis
 
 
 def has_part(store: Store, relation: str, *names: str) -> bool:
-    """Whether the part is there; a part is complete or absent."""
-    return store.file(relation, *names).exists()
+    """Whether the part is there; a part is complete or absent. A merged run has all its parts, a deleted one none."""
+    home = home_of(store, names[0]) if relation in HOUSED else OWN
+    return store.file(relation, *names).exists() if home == OWN else home != NOWHERE
 
 
 def part_names(store: Store, relation: str) -> list[str]:
@@ -92,6 +99,11 @@ def read_part(
 ) -> pa.Table:
     """Read one part, or the rows of it that `where` selects; a damaged file is named."""
     path = store.file(relation, *names)
+    home = home_of(store, names[0]) if relation in HOUSED else OWN
+    if home > OWN:
+        path, columns = merged_file(store, relation, home), columns or SCHEMAS[relation].names
+        mine = pc.field("run_id") == names[0]
+        where = mine if where is None else mine & where
     try:
         source, filesystem = location(path)
         return pq.read_table(source, columns=columns, filters=where, partitioning=None, filesystem=filesystem)
@@ -108,3 +120,13 @@ def clear_part(store: Store, relation: str, *names: str) -> None:
     """Take a part's rows away, if it is there; an empty file stays, because a reader may have listed it already."""
     if has_part(store, relation, *names):
         write_part(store, relation, *names, columns=SCHEMAS[relation].empty_table())
+
+
+def damaged(path: Place) -> StoreError:
+    """What to say of a file that has not the bytes that it was sealed with."""
+    return StoreError(
+        f"table part {path}",
+        expected="the bytes that it was sealed with",
+        found="others: it was damaged since",
+        remedy="headwater store verify says what to do about each damaged file.",
+    )

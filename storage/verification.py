@@ -1,0 +1,209 @@
+"""Whether a store is sound: files, corpus parts, factors, every complete run by SQL, and what belongs to nothing.
+
+What is wrong is named with its next step; nothing is changed but a catalog that is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+import duckdb
+import numpy as np
+import pyarrow.compute as pc
+
+from storage.catalog import run_user_sql
+from storage.database import part_view, rows, session, statement, statement_names
+from storage.errors import HeadwaterError
+from storage.factors import fit_ids, fit_path, read_fit
+from storage.homes import HOUSED, OWN, Homes, read_homes
+from storage.leftovers import stale_work
+from storage.locks import is_held
+from storage.merging import OPTIONAL, run_ids_at
+from storage.places import entries
+from storage.schemas import INDEXES, RUN_RELATIONS
+from storage.sequences import Part, all_parts, current_parts
+from storage.soundness import Counts, Finding, check_tables, check_tensors, name_of
+from storage.store import Store
+from storage.tables import has_part, read_part
+
+STALE = timedelta(days=1)  # without a write, after which work that nobody holds a lock for counts as broken off
+CHECKED = ("candidates", "influences", "layer_influences", "token_influences")  # what sql/checks names
+
+
+def verify(store: Store) -> tuple[Counts, list[Finding]]:
+    """Read everything in the store; what was read, and what is wrong with it."""
+    counts, homes = Counts(), read_homes(store)
+    found: list[Finding] = []
+    for check in (
+        check_tables(store, counts),
+        check_tensors(store, counts),
+        _corpus(store),
+        _fits(store),
+        _merged(store, homes),
+        _runs(store, homes, counts),
+        _orphans(store, homes),
+        _catalog(store),
+    ):
+        found += _guarded(store, check)
+    return counts, list(dict.fromkeys(found))
+
+
+def _guarded(store: Store, check: Iterable[Finding]) -> Iterator[Finding]:
+    """The findings of a check; a file that it cannot read is one more."""
+    try:
+        yield from check
+    except HeadwaterError as error:
+        yield Finding(error.subject.replace(f"{store.root}/", ""), error.found, error.remedy)
+
+
+def _corpus(store: Store) -> Iterator[Finding]:
+    """Manifests against each other and against their parts."""
+    end = 0
+    for part in sorted(all_parts(store), key=lambda part: part.first_sequence_id):
+        if part.first_sequence_id != end:
+            found = f"sequence ids from {part.first_sequence_id:,}, where the part before ends at {end:,}"
+            yield Finding(f"parts/{part.name}.json", found, "restore it from a backup")
+        end = max(end, part.end_sequence_id)
+    for part in current_parts(store):
+        again = f"restore it from a backup, or ingest {part.source} into another store"
+        for found in _guarded(store, _part(store, part)):
+            yield found if found.next_step else Finding(found.what, found.found, again)
+        for terms, names in INDEXES.items():
+            if has_part(store, names[0], part.name):
+                again = f"delete {part.name}.parquet of {', '.join(names)} and run headwater index --terms {terms}"
+                for found in _guarded(store, _shard(store, part, names)):
+                    yield Finding(found.what, found.found, again)
+
+
+def _part(store: Store, part: Part) -> Iterator[Finding]:
+    name = f"tables/sequences/{part.name}.parquet"
+    documents = read_part(store, "documents", part.name, columns=["document_id"])["document_id"]
+    table = read_part(store, "sequences", part.name)
+    if len(documents) != part.n_documents:
+        found = f"{len(documents):,} documents in place of {part.n_documents:,}"
+        yield Finding(f"tables/documents/{part.name}.parquet", found, "")
+    ids = table["sequence_id"].to_numpy()
+    if not np.array_equal(ids, np.arange(part.first_sequence_id, part.end_sequence_id)):
+        yield Finding(name, f"other sequence ids than {part.first_sequence_id} to {part.end_sequence_id - 1}", "")
+    lengths = pc.list_value_length(table["token_ids"]).to_numpy()
+    if not np.array_equal(lengths, table["n_tokens"].to_numpy()) or lengths.sum() != part.n_tokens:
+        yield Finding(name, f"{lengths.sum():,} tokens in place of {part.n_tokens:,}, or not as n_tokens has them", "")
+    if pc.any(pc.not_equal(table["part"], part.name)).as_py():
+        yield Finding(name, "sequences of another part", "")
+    if not pc.all(pc.is_in(table["document_id"], value_set=documents.combine_chunks())).as_py() and len(table):
+        yield Finding(name, "sequences of documents that the part does not have", "")
+
+
+def _shard(store: Store, part: Part, names: tuple[str, ...]) -> Iterator[Finding]:
+    postings = read_part(store, names[1], part.name, columns=["sequence_id"])["sequence_id"]
+    frequencies = read_part(store, names[0], part.name, columns=["document_frequency"])["document_frequency"]
+    total = pc.sum(frequencies).as_py() or 0
+    if total != len(postings):
+        found = f"document frequencies that sum to {total:,}, and {len(postings):,} postings"
+        yield Finding(f"tables/{names[0]}/{part.name}.parquet", found, "")
+    ends = pc.min_max(postings).as_py() if len(postings) else {"min": part.first_sequence_id, "max": 0}
+    if ends["min"] < part.first_sequence_id or ends["max"] >= part.end_sequence_id:
+        yield Finding(f"tables/{names[1]}/{part.name}.parquet", "postings of sequences of another part", "")
+    for name in names[2:]:
+        lengths = len(read_part(store, name, part.name))
+        if lengths != part.n_sequences:
+            found = f"{lengths:,} sequences in place of {part.n_sequences:,}"
+            yield Finding(f"tables/{name}/{part.name}.parquet", found, "")
+
+
+def _fits(store: Store) -> Iterator[Finding]:
+    for fit_id in fit_ids(store):
+        for k in range(len(read_fit(store, fit_id).modules)):
+            for name in (f"{k}.basis", f"{k}.eigenvalues"):
+                path = fit_path(store, fit_id, name)
+                if not path.exists():
+                    step = f"delete factors/{fit_id}: the next run that needs it fits it anew"
+                    yield Finding(name_of(store, path), "no file", step)
+
+
+def _merged(store: Store, homes: Homes) -> Iterator[Finding]:
+    """Merged files against the homes that `merges` gives."""
+    for home in sorted({r.home for r in homes.of_runs.values() if r.home > OWN}):
+        listed = {relation: entries(store.relation(relation) / "merged", ".parquet") for relation in HOUSED}
+        for relation in (relation for relation in HOUSED if str(home) not in listed[relation]):
+            step = f"restore it from a backup, or delete and trace again the runs that merges has at home {home}"
+            yield Finding(f"tables/{relation}/merged/{home}.parquet", "no file", step)
+        if str(home) in listed["runs"]:
+            held = run_ids_at(store, home)
+            for run in sorted(r for r in homes.of_runs if homes.home(r) == home and held.count(r) != 1):
+                yield _broken_run(store, run, f"{held.count(run)} rows in runs/merged/{home}.parquet in place of one")
+
+
+def complete_runs(store: Store, homes: Homes) -> list[str]:
+    """The runs whose rows a reader sees, told from names alone, so that a damaged file hides none."""
+    own = [run for run in entries(store.relation("runs"), ".parquet") if run != "schema" and homes.home(run) == OWN]
+    return sorted([*own, *(run for run, r in homes.of_runs.items() if r.home > OWN)])
+
+
+def _runs(store: Store, homes: Homes, counts: Counts) -> Iterator[Finding]:
+    """Every complete run: none of its parts is missing, and no statement of sql/checks finds an offending row."""
+    listed = {relation: entries(store.relation(relation), ".parquet") for relation in RUN_RELATIONS}
+    with session(store) as connection:
+        for run in complete_runs(store, homes):
+            counts.runs += 1
+            needed = [relation for relation in RUN_RELATIONS if relation not in OPTIONAL and homes.home(run) == OWN]
+            missing = [relation for relation in needed if run not in listed[relation]]
+            if missing:
+                yield _broken_run(store, run, f"no {', no '.join(f'{m}/{run}.parquet' for m in missing)}")
+                continue
+            try:
+                yield from _check_run(connection, store, run)
+            except (duckdb.Error, HeadwaterError) as error:
+                yield _broken_run(store, run, f"rows that cannot be read: {str(error).splitlines()[0]}")
+
+
+def _check_run(connection: duckdb.DuckDBPyConnection, store: Store, run: str) -> Iterator[Finding]:
+    facts = read_part(store, "runs", run).to_pylist()[0]
+    asked = len(json.loads(facts["parameters"])["queries"])
+    answered = len(read_part(store, "run_queries", run, columns=["query_id"]))
+    if answered != asked:
+        yield _broken_run(store, run, f"{answered} queries in place of {asked}")
+    for relation in CHECKED:
+        part_view(connection, store, f"run_{relation}", relation, run)
+    for name in statement_names("checks"):
+        parameters = {"method": facts["method"]} if "$method" in statement(name) else {}
+        offending = rows(connection, name, **parameters)
+        if offending:
+            said = f"{len(offending)} rows that sql/{name}.sql does not allow, the first {offending[0]}"
+            yield _broken_run(store, run, said)
+
+
+def _broken_run(store: Store, run: str, found: str) -> Finding:
+    return Finding(
+        f"run {run}", found, f"headwater runs delete {run} --store {store.root}, and trace its queries again"
+    )
+
+
+def _orphans(store: Store, homes: Homes) -> Iterator[Finding]:
+    """What belongs to no complete run and no part of the corpus, and nobody works on."""
+    complete = set(complete_runs(store, homes))
+    files = {(run, relation) for relation in RUN_RELATIONS for run in entries(store.relation(relation), ".parquet")}
+    begun = {path.name for path in (store.root / "work").glob("run-*") if path.is_dir()}
+    for run in sorted(({run for run, _ in files} | begun) - complete - {"schema"}):
+        if homes.home(run) == OWN and not is_held(store, run):
+            said = "files in " + ", ".join(sorted(r for name, r in files if name == run) + ["work"] * (run in begun))
+            step = f"the same headwater trace finishes it; headwater runs delete {run} --store {store.root} removes it"
+            yield Finding(f"run {run}", f"{said}, but no row in runs: it was broken off", step)
+    if not is_held(store, "corpus"):
+        known = {part.name for part in all_parts(store)} | {"schema"}
+        for relation in ("documents", "sequences", *(name for names in INDEXES.values() for name in names)):
+            for name in sorted(set(entries(store.relation(relation), ".parquet")) - known):
+                step = "run headwater ingest again: it was broken off, and goes on"
+                yield Finding(f"tables/{relation}/{name}.parquet", "rows of a corpus part without a manifest", step)
+    for leftover in stale_work(store, STALE):
+        yield Finding(f"work/{leftover.name}", leftover.reason, f"headwater store prune --store {store.root} --yes")
+
+
+def _catalog(store: Store) -> Iterator[Finding]:
+    try:
+        run_user_sql(store, "select 1")
+    except (duckdb.Error, HeadwaterError, ValueError) as error:
+        step = "delete headwater.duckdb and catalog.json: they are built anew"
+        yield Finding("headwater.duckdb", str(error).splitlines()[0], step)
