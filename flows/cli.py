@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from flows.operations import retry, status, submit
 from storage.errors import HeadwaterError, InputError
 from tasks.influence.errors import InfluenceError
 
@@ -318,6 +319,11 @@ def check(
     print_gradient_check(path, modules, opened, console)
     if opened and sample:
         print_agreement(opened, path, fit, compute, rank, sample, console)
+
+
+app.command()(submit)
+app.command()(status)
+app.command()(retry)
 
 
 def _console() -> Console:

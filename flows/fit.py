@@ -7,6 +7,7 @@ from prefect import flow
 from flows.cluster import open_workers
 from flows.outcome import EXPLAINED
 from flows.parameters import FactorParameters
+from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint
 from storage.sequences import corpus_parts
 from storage.store import open_store
@@ -17,5 +18,5 @@ from tasks.factors import fit_factors
 def fit(parameters: FactorParameters) -> str:
     """Fit the factors where they are missing; returns the fit's id."""
     store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)
-    with open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
+    with gpu_slot(), open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
         return fit_factors(store, model, parameters.fit, parameters.compute, workers)

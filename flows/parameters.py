@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.prompts import Prompt, make_prompt
+from storage.schemas import Terms
 from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters
-from tasks.corpus import CorpusParameters
+from tasks.corpus import CorpusParameters, CutParameters
 from tasks.factors import FitParameters
 from tasks.gradients import MethodParameters
 from tasks.metrics import Damping, GradientMethod
@@ -83,3 +85,59 @@ class TraceParameters(BaseModel):
     method: MethodParameters = Field(default_factory=MethodParameters)
     compute: ComputeParameters = Field(default_factory=ComputeParameters)
     cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")
+
+
+class RefreshParameters(BaseModel):
+    """A folder whose new and changed files become part of the corpus."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field(min_length=1, description="directory of the store; made where nothing stands")
+    model: ModelParameters
+    folder: str = Field(min_length=1, description="directory that is watched, with the directories in it")
+    settle: float = Field(
+        60.0, ge=0, le=86_400, description="seconds for which nobody has written to a file before it is taken in"
+    )
+    cut: CutParameters = Field(default_factory=CutParameters)
+    terms: Terms = Field("tokens", description="what the lexical index counts: model tokens, or words in lower case")
+    cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")
+
+
+class PendingParameters(BaseModel):
+    """How the queries that wait in a store are traced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field(min_length=1, description="directory of the store")
+    model: ModelParameters
+    batch: int = Field(64, ge=1, le=1024, description="queries that share one pass over their candidates")
+    most: int = Field(1024, ge=1, le=100_000, description="queries of one flow run; the others wait for the next one")
+    candidates: CandidateParameters = Field(default_factory=CandidateParameters)
+    fit: FitParameters = Field(default_factory=FitParameters)
+    method: MethodParameters = Field(default_factory=MethodParameters)
+    compute: ComputeParameters = Field(default_factory=ComputeParameters)
+    cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")
+
+    def trace_of(self, prompts: Sequence[Prompt]) -> TraceParameters:
+        """The trace of some of the waiting queries, which the store knows."""
+        return TraceParameters(
+            store=self.store,
+            model=self.model,
+            queries=tuple(
+                QueryParameters(prompt=p.prompt, completion=p.completion, query_id=p.query_id) for p in prompts
+            ),
+            candidates=self.candidates,
+            fit=self.fit,
+            method=self.method,
+            compute=self.compute,
+            cluster=self.cluster,
+        )
+
+
+class EvaluationParameters(BaseModel):
+    """Which runs are compared with the truth that their queries name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field(min_length=1, description="directory of the store")
+    runs: int = Field(10, ge=1, le=10_000, description="latest complete runs without an evaluation, at most so many")

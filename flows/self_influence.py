@@ -7,6 +7,7 @@ from prefect import flow
 from flows.cluster import open_workers
 from flows.outcome import EXPLAINED
 from flows.parameters import SelfInfluenceParameters
+from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint, model_fingerprint
 from storage.sequences import corpus_parts
 from storage.store import open_store
@@ -23,7 +24,7 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
     """Measure every sequence of the corpus that has no self-influence yet; the factors' id and how many were new."""
     store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)
     curved = parameters.method in CURVED
-    with open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
+    with gpu_slot(), open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
         fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
         factors_id = metric_id(
             fit_id,

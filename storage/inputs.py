@@ -21,7 +21,7 @@ from storage.store import explain_write
 
 BATCH = 1024  # documents
 _ID_COLUMNS = ("document_id", "doc_id", "id")
-_SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".md": "text"}
+SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".md": "text"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def find_inputs(paths: Iterable[str | Path]) -> list[CorpusFile]:
     if not found:
         raise InputError(
             f"corpus {', '.join(map(str, paths))}",
-            expected=f"files ending in {', '.join(_SUFFIXES)} or a saved datasets directory",
+            expected=f"files ending in {', '.join(SUFFIXES)} or a saved datasets directory",
             found="none",
             remedy="Name the files.",
         )
@@ -84,20 +84,20 @@ def find_inputs(paths: Iterable[str | Path]) -> list[CorpusFile]:
 
 def _inputs_at(path: Path) -> list[CorpusFile]:
     if path.is_file():
-        if path.suffix not in _SUFFIXES:
+        if path.suffix not in SUFFIXES:
             raise InputError(
                 f"corpus file {path}",
-                expected=f"a name ending in {', '.join(_SUFFIXES)}",
+                expected=f"a name ending in {', '.join(SUFFIXES)}",
                 found=repr(path.suffix),
                 remedy="Convert or rename it.",
             )
-        return [CorpusFile(path, _SUFFIXES[path.suffix])]
+        return [CorpusFile(path, SUFFIXES[path.suffix])]
     if (path / "dataset_dict.json").exists():
         splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
         return [CorpusFile(path / split, "dataset", split) for split in splits]
     if (path / "dataset_info.json").exists():
         return [CorpusFile(path, "dataset")]
-    return [CorpusFile(p, _SUFFIXES[p.suffix]) for p in sorted(path.iterdir()) if p.suffix in _SUFFIXES]
+    return [CorpusFile(p, SUFFIXES[p.suffix]) for p in sorted(path.iterdir()) if p.suffix in SUFFIXES]
 
 
 def read_documents(file: CorpusFile) -> Iterator[list[Document | BadDocument]]:

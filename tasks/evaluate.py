@@ -22,6 +22,12 @@ class MethodScore:
     mrr: Estimate
 
 
+def runs_to_evaluate(store: Store, most: int) -> list[str]:
+    """The latest complete runs with a query whose truth the corpus holds and without a row in `evaluations`."""
+    with session(store) as connection:
+        return [row["run_id"] for row in rows(connection, "evaluation/runs_with_truth", most=most)]
+
+
 @stage("evaluation")
 def evaluate_retrieval(store: Store, run_id: str) -> list[MethodScore]:
     """Compare every ranking of a run with the truth in the queries' metadata, and fill `evaluations`.

@@ -1,4 +1,4 @@
--- grain: one row per (method, query) for queries whose metadata name a truth, with the places of the true sources
+-- grain: one row per (method, query) for queries whose metadata name a truth that the corpus holds, with its places
 -- `relative` rankings count as methods of their own; ranks are among the query's candidates
 with asked as (
     select r.query_id, q.metadata
@@ -27,6 +27,10 @@ ranked as (
     from influences
     where run_id = $run and relative_influence is not null
 ),
+asked_with_truth as (
+    select distinct query_id
+    from sources
+),
 methods as (
     select distinct method
     from ranked
@@ -36,7 +40,7 @@ select
     a.query_id,
     list(r.place order by r.place) filter (where s.sequence_id is not null and r.place is not null) as true_ranks
 from methods m
-cross join asked a
+cross join asked_with_truth a
 left join ranked r on r.method = m.method and r.query_id = a.query_id
 left join sources s on s.query_id = a.query_id and s.sequence_id = r.sequence_id
 group by m.method, a.query_id
