@@ -3,13 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+# What `make up` watches and traces; HOST, PORT, GPUS and DATABASE (postgresql+asyncpg://…) may be given too.
+STORE ?= demo/store
+MODEL ?= demo/model
+FOLDER ?= demo/corpus
+
+.PHONY: demo up test test-e2e lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headwater demo
 
+up: $(VENV)/.installed
+	@exec $(BIN)/python deployments/up.py --store "$(STORE)" --model "$(MODEL)" --folder "$(FOLDER)" \
+		$(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(GPUS),--gpus "$(GPUS)") \
+		$(if $(TRACE_CRON),--trace-cron "$(TRACE_CRON)") $(if $(DATABASE),--database "$(DATABASE)")
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not e2e"
+
+test-e2e: $(VENV)/.installed
+	$(BIN)/python -m pytest -m e2e
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
