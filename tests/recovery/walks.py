@@ -11,13 +11,17 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import storage  # noqa: F401  # sets the environment before torch is imported
 
 # isort: split
+import psutil
 import pytest
 import worlds
 from prefect import Task
@@ -26,6 +30,7 @@ import flows.trace
 import tasks.factors
 import tasks.scores
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
+from storage.database import session
 from storage.schemas import SCHEMAS
 from storage.store import open_store
 from tasks.candidates import CandidateParameters
@@ -39,6 +44,7 @@ PATIENCE = 180  # seconds until a walk counts as hung
 
 ROOT = Path(__file__).parents[2]
 
+Moment = tuple[str, int]  # before the n-th change of a stage, counted from 0
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(["recovery.walks"])
 
@@ -79,22 +85,41 @@ def three_files(folder: Path) -> list[Path]:
     return [worlds.write_jsonl(folder / f"{k}.jsonl", records[16 * k : 16 * k + 16]) for k in range(3)]
 
 
-def start(asked: TraceParameters, log: Path, kill_at: tuple[str, int] | None = None, **options):
-    """A process that walks, writes down every change in `log`, and kills itself before the n-th change of a stage."""
-    process = forkserver.Process(target=_walk, args=(asked, log, kill_at), kwargs=options)
+def start(asked: TraceParameters, log: Path, kill_at: Moment | None = None, sign: int = signal.SIGKILL) -> BaseProcess:
+    """A process that walks, writes down every change in `log`, and sends itself a signal at a moment."""
+    process = forkserver.Process(target=_walk, args=(asked, log, kill_at, sign))
     with pytest.MonkeyPatch.context() as patch:  # Python 3.11's fork server does not take over sys.path
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         process.start()
     return process
 
 
-def walk(asked: TraceParameters, log: Path, kill_at: tuple[str, int] | None = None, **options) -> list[Change]:
+def walk(asked: TraceParameters, log: Path, kill_at: Moment | None = None) -> list[Change]:
     """Walk to the end, or to the kill, and return the changes that were made."""
-    process = start(asked, log, kill_at, **options)
+    return ended(start(asked, log, kill_at), log, -signal.SIGKILL if kill_at else 0)
+
+
+def ended(process: BaseProcess, log: Path, expected: int = 0) -> list[Change]:
+    """Wait for a walk, which must end as expected, and return the changes that it made."""
     process.join(PATIENCE)
-    expected = -signal.SIGKILL if kill_at else 0
-    assert process.exitcode == expected, f"{kill_at}: exit code {process.exitcode}, after {changes_in(log)[-1:]}"
+    assert process.exitcode == expected, f"exit code {process.exitcode}, after {changes_in(log)[-1:]}"
     return changes_in(log)
+
+
+@contextmanager
+def halted(asked: TraceParameters, log: Path, moment: Moment) -> Iterator[BaseProcess]:
+    """A walk that stands still at a moment while the block runs, and goes on to its end afterwards."""
+    process = start(asked, log, moment, signal.SIGSTOP)
+    limit = time.monotonic() + PATIENCE
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        assert process.is_alive(), f"ended before {moment}"
+        assert time.monotonic() < limit, f"did not come to {moment}"
+        time.sleep(0.02)
+    try:
+        yield process
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+        process.join(PATIENCE)
 
 
 def changes_in(log: Path) -> list[Change]:
@@ -102,7 +127,7 @@ def changes_in(log: Path) -> list[Change]:
     return [Change(*json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def _walk(asked: TraceParameters, log: Path, kill_at: tuple[str, int] | None, prepare: Callable | None = None) -> None:
+def _walk(asked: TraceParameters, log: Path, moment: Moment | None, sign: int) -> None:
     tasks.factors.SMALLEST_BLOCK, tasks.scores.BLOCK = 16, 12  # several jobs in each stage
     doing = ["start"]
     counts: dict[str, int] = {}
@@ -116,15 +141,17 @@ def _walk(asked: TraceParameters, log: Path, kill_at: tuple[str, int] | None, pr
         if not path.startswith(root):
             return
         counts[doing[0]] = counts.get(doing[0], -1) + 1
-        if kill_at == (doing[0], counts[doing[0]]):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if moment == (doing[0], counts[doing[0]]):
+            os.kill(os.getpid(), sign)
         os.write(descriptor, (json.dumps([doing[0], event, path.removeprefix(root)]) + "\n").encode())
 
     _make_plain(doing)
-    if prepare is not None:
-        prepare()
     sys.addaudithook(hook)
-    flows.trace.trace.fn(asked)
+    try:
+        flows.trace.trace.fn(asked)
+    except Exception as error:
+        os.write(descriptor, (json.dumps([doing[0], "error", str(error)]) + "\n").encode())
+        raise
 
 
 def _absolute(event: str, arguments: tuple) -> str:
@@ -136,7 +163,7 @@ def _absolute(event: str, arguments: tuple) -> str:
 
 
 def _make_plain(doing: list[str]) -> None:
-    """Let the flow call its stages without Prefect, and say which one is at work."""
+    """Let the flow call its stages without Prefect, and say which one is at work or was the last."""
 
     def telling(name: str, function: Callable) -> Callable:
         def told(*args, **kwargs):
@@ -161,10 +188,7 @@ OWN = {"runs": "exclude (started_at, finished_at, stages)", "queries": "exclude 
 
 def tables(store: Path) -> dict[str, list[tuple]]:
     """All rows of all relations, as a reader sees them, in a fixed order."""
-    from storage.database import session
-
     with session(open_store(store)) as connection:
-        connection.execute("set preserve_insertion_order = true")
         return {
             relation: connection.execute(f"select * {OWN.get(relation, '')} from {relation} order by all").fetchall()
             for relation in SCHEMAS
