@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from flows.housekeeping import runs_app, store_app
 from flows.operations import retry, status, submit
 from storage.errors import HeadwaterError, InputError
 from tasks.influence.errors import InfluenceError
@@ -324,6 +325,8 @@ def check(
 app.command()(submit)
 app.command()(status)
 app.command()(retry)
+app.add_typer(runs_app, name="runs")
+app.add_typer(store_app, name="store")
 
 
 def _console() -> Console:
@@ -368,15 +371,6 @@ def main() -> None:
         _fail("stopped. Run the same command again: finished parts are kept.", debug=False)
 
 
-def _explain(error: ValidationError) -> str:
-    lines = [
-        f"parameter {'.'.join(map(str, e['loc'])) or error.title}: expected {e['msg'].removeprefix('Value error, ')}, "
-        f"found {str(e.get('input'))[:80]!r}. Correct it."
-        for e in error.errors()
-    ]
-    return "\n".join(lines)
-
-
 def _show_warnings() -> None:
     """Print our own warnings in one line each."""
     handler = logging.StreamHandler()
@@ -384,6 +378,15 @@ def _show_warnings() -> None:
     handler.setFormatter(logging.Formatter("headwater: %(message)s"))
     for name in ("flows", "tasks", "storage"):
         logging.getLogger(name).addHandler(handler)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [
+        f"parameter {'.'.join(map(str, e['loc'])) or error.title}: expected {e['msg'].removeprefix('Value error, ')}, "
+        f"found {str(e.get('input'))[:80]!r}. Correct it."
+        for e in error.errors()
+    ]
+    return "\n".join(lines)
 
 
 def _fail(message: str, debug: bool) -> None:

@@ -10,6 +10,7 @@ from flows.parameters import TraceParameters
 from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint
 from storage.locks import locked
+from storage.merging import reopen_run
 from storage.prompts import register_prompts
 from storage.sequences import pin_corpus
 from storage.staging import discard
@@ -53,6 +54,7 @@ def trace(parameters: TraceParameters) -> str:
         )
         with locked(store, run.run_id):
             if not run.is_complete:
+                reopen_run(store, run.run_id)
                 if "embedding" in parameters.candidates.filters:
                     embed_corpus(store, model, parameters.candidates.embedding_layer, parameters.compute, workers)
                 find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers, parameters.compute)

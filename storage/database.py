@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.digests import digest_of
+from storage.errors import StoreError
 from storage.homes import HOMES_VIEW, HOUSED, OWN, home_of, merged_file, relation_views
 from storage.places import Place, publish, scratch
 from storage.schemas import RUN_RELATIONS, SCHEMAS
@@ -60,7 +61,23 @@ def install_relations(connection: duckdb.DuckDBPyConnection, store: Store) -> No
     """Create `stored.*`, the views and the macros in an open connection."""
     connection.execute("create schema if not exists stored")
     for text in catalog_statements(store):
-        reading(partial(connection.execute, text))
+        try:
+            reading(partial(connection.execute, text))
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise _unreadable(store, error) from error
+        except duckdb.Error as error:
+            if type(error) is not duckdb.Error:  # DuckDB throws its base class where a Parquet footer is broken
+                raise
+            raise _unreadable(store, error) from error
+
+
+def _unreadable(store: Store, error: duckdb.Error) -> StoreError:
+    return StoreError(
+        f"relations of store {store.root}",
+        expected="Parquet files that DuckDB can read",
+        found=str(error).splitlines()[0],
+        remedy=f"headwater store verify --store {store.root} names the damaged file and the next step.",
+    )
 
 
 def catalog_statements(store: Store) -> list[str]:

@@ -14,6 +14,7 @@ who listed `merges` before.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ class Residence:
     """A run's home as `merges` has it."""
 
     home: int
-    settled_at: object  # datetime, UTC
+    settled_at: datetime  # UTC, without a zone
     n_bytes: int  # of the run's own files, before they were merged
 
 

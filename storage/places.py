@@ -146,11 +146,11 @@ def tree_bytes(place: Place) -> tuple[int, float]:
     """Bytes of all files below a place, and when the last of them was written; zeros where nothing is."""
     size, modified = 0, 0.0
     if isinstance(place, Path):
-        for path in [place] if place.is_file() else place.rglob("*"):
+        for path in (place, *place.rglob("*")):
             with suppress(FileNotFoundError):  # removed since it was listed
                 status = path.stat()
-                if path.is_file():
-                    size, modified = size + status.st_size, max(modified, status.st_mtime)
+                size += status.st_size if path.is_file() else 0
+                modified = max(modified, status.st_mtime)
     elif place.exists():
         for name, facts in place.fs.find(place.path, detail=True).items():
             size, modified = size + facts["size"], max(modified, place.fs.modified(name).timestamp())

@@ -19,6 +19,7 @@ from storage.places import entries, remove_tree, tree_bytes
 from storage.staging import discard
 from storage.store import Store, safe_name
 
+UNCURVED = {"identity", "bm25", "tfidf", "random"}  # methods that need no factors
 GRACE = timedelta(hours=1)  # that a reader's longest query may take
 
 
@@ -149,6 +150,8 @@ def unused_without(store: Store, run_ids: list[str]) -> list[Unused]:
 def _made(store: Store, fit_id: str, run: dict[str, Any]) -> bool:
     """Whether a run used a fit: it was made from the run's model, corpus, parameters and code."""
     source, parameters = read_fit(store, fit_id).made_from, json.loads(run["parameters"])
+    if {parameters["method"]["method"], *parameters["method"]["beside"]} <= UNCURVED:
+        return False
     facts = (run["model_fingerprint"], run["corpus_fingerprint"], parameters["fit"], run["code_revision"])
     return facts == (source["model"], source["corpus"], source["parameters"], source["code"])
 

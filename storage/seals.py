@@ -18,7 +18,7 @@ BLANK = "0" * 64
 CHUNK = 1 << 20
 _LENGTH_BYTES = {".parquet": 4, ".safetensors": 8}
 # After the key stand type and length of the value in Parquet's footer, a colon and quotes in the header of safetensors.
-_SEAL = re.compile(KEY.encode() + rb'(?:\x18\x40|":")([0-9a-f]{64})')
+_SEAL = re.compile(KEY.encode() + rb'(?:\x18\x40|":")(.{64})', re.DOTALL)
 
 
 def seal(path: Path, suffix: str) -> None:
@@ -38,7 +38,7 @@ def seal_is_whole(path: Place) -> bool | None:
         if place is None:
             return None
         file.seek(place)
-        return file.read(len(BLANK)).decode() == _digest(file, place)
+        return file.read(len(BLANK)) == _digest(file, place).encode()
 
 
 def _find(file: BinaryIO, suffix: str) -> int | None:

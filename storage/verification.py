@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from storage.catalog import run_user_sql
-from storage.database import part_view, rows, session, statement, statement_names
+from storage.database import open_connection, part_view, rows, statement, statement_names
 from storage.errors import HeadwaterError
 from storage.factors import fit_ids, fit_path, read_fit
 from storage.homes import HOUSED, OWN, Homes, read_homes
@@ -46,7 +46,8 @@ def verify(store: Store) -> tuple[Counts, list[Finding]]:
         _orphans(store, homes),
         _catalog(store),
     ):
-        found += _guarded(store, check)
+        known = {finding.what for finding in found}  # what cannot be read is found once, not by every check over it
+        found += [finding for finding in _guarded(store, check) if finding.what not in known]
     return counts, list(dict.fromkeys(found))
 
 
@@ -55,7 +56,7 @@ def _guarded(store: Store, check: Iterable[Finding]) -> Iterator[Finding]:
     try:
         yield from check
     except HeadwaterError as error:
-        yield Finding(error.subject.replace(f"{store.root}/", ""), error.found, error.remedy)
+        yield Finding(error.subject.rpartition(f"{store.root}/")[2], error.found, error.remedy)
 
 
 def _corpus(store: Store) -> Iterator[Finding]:
@@ -145,7 +146,7 @@ def complete_runs(store: Store, homes: Homes) -> list[str]:
 def _runs(store: Store, homes: Homes, counts: Counts) -> Iterator[Finding]:
     """Every complete run: none of its parts is missing, and no statement of sql/checks finds an offending row."""
     listed = {relation: entries(store.relation(relation), ".parquet") for relation in RUN_RELATIONS}
-    with session(store) as connection:
+    with open_connection(store) as connection:  # without the views, which a damaged file may keep from being made
         for run in complete_runs(store, homes):
             counts.runs += 1
             needed = [relation for relation in RUN_RELATIONS if relation not in OPTIONAL and homes.home(run) == OWN]

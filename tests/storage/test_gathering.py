@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from storage.catalog import run_user_sql
+from storage.gathering import folders, gather, remove_gathered
+from storage.prompts import make_prompt, register_prompts, stored_prompts
+from storage.store import create_store
+from storage.tables import write_part
+
+NOW, LATER, LARGE = timedelta(0), timedelta(hours=1), 1 << 30
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = create_store(tmp_path / "s")
+    for k in range(5):
+        register_prompts(store, [make_prompt("The otter", f" slept {k} times.", f"q{k}")])
+    for name, ids in {"run-1-0": [1, 2, 3], "run-2-0": [3, 4], "p0-0-2": [9, 7]}.items():
+        columns = {"factors_id": ["ek-1"] * len(ids), "sequence_id": ids, "self_influence": [float(i) for i in ids],
+                   "gradient_norm": [2.0 * i for i in ids]}  # fmt: skip
+        write_part(store, "self_influences", "ek-1", name, columns=columns)
+    return store
+
+
+def gather_all(store, least=2):
+    return [gather(store, folder, LARGE, least) for folder in folders(store)]
+
+
+def files(store, *names):
+    return sorted(p.stem for p in store.relation(names[0]).joinpath(*names[1:]).glob("*.parquet") if p.stem != "schema")
+
+
+def rows(store):
+    return [run_user_sql(store, f"from {name} order by all")[1] for name in ("queries", "self_influences")]
+
+
+def test_gathered_rows_are_the_same_before_during_and_after(store):
+    before = rows(store)
+    assert [len(found) for found in before] == [5, 6]
+    assert gather_all(store) == [5, 3]
+    assert rows(store) == before
+    assert [remove_gathered(store, folder, LATER) for folder in folders(store)] == [0, 0]
+    assert [remove_gathered(store, folder, NOW) for folder in folders(store)] == [5, 3]
+    assert files(store, "queries") == files(store, "self_influences", "ek-1") == ["merged-00000001"]
+    assert rows(store) == before
+    ids = run_user_sql(store, "select sequence_id from stored.self_influences")[1]
+    assert ids == [(1,), (2,), (3,), (4,), (7,), (9,)]  # sorted, so that a range of ids is found quickly
+
+
+def test_what_is_gathered_already_is_not_gathered_again(store):
+    gather_all(store)
+    assert gather_all(store) == [0, 0]
+    register_prompts(store, [make_prompt("The heron", " flew.", "q9")])
+    assert gather_all(store) == [0, 0]
+    assert gather_all(store, least=1) == [2, 0]  # the merged file and the new one
+    assert [remove_gathered(store, folder, NOW) for folder in folders(store)] == [7, 3]
+    assert [p.query_id for p in stored_prompts(store)] == ["q0", "q1", "q2", "q3", "q4", "q9"]
+
+
+def test_a_gathered_query_cannot_come_in_a_second_time(store):
+    gather_all(store)
+    for folder in folders(store):
+        remove_gathered(store, folder, NOW)
+    assert register_prompts(store, [make_prompt("The otter", " slept 1 times.", "q1")]) == []
+    assert len(stored_prompts(store)) == 5
+
+
+def test_a_query_that_comes_in_while_others_are_gathered_is_kept(store):
+    gather_all(store)
+    register_prompts(store, [make_prompt("The heron", " flew.", "q9")])
+    for folder in folders(store):
+        remove_gathered(store, folder, NOW)
+    assert len(files(store, "queries")) == 2
+    assert len(stored_prompts(store)) == 6
