@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status, Worker, WorkerPlugin
 
 from storage.checkpoints import device
-from storage.errors import InputError
+from storage.digests import code_revision
+from storage.errors import InputError, MismatchError
 from storage.settings import settings
 from tasks.fanout import Workers
 
 CONNECT_SECONDS = 20
+CPU = "headwater-cpu"  # resource of workers without a GPU, one job at a time
 
 
 @contextmanager
@@ -63,8 +65,7 @@ def _remote_client(address: str) -> Iterator[Client]:
             remedy="Correct --cluster or --scheduler.",
         )
     try:
-        with Client(address, timeout=CONNECT_SECONDS) as client:
-            yield client
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
             f"Dask scheduler {address}",
@@ -72,10 +73,19 @@ def _remote_client(address: str) -> Iterator[Client]:
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
             remedy="Start it: dask scheduler, and workers: dask worker ADDRESS --nthreads 1",
         ) from error
+    with client:
+        yield client
 
 
 def _remote_workers(client: Client) -> Workers:
     workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        raise InputError(
+            f"Dask scheduler {client.scheduler.address}",
+            expected="workers",
+            found="none",
+            remedy="Start some: dask worker ADDRESS --nthreads 1",
+        )
     for address, worker in workers.items():
         if worker["nthreads"] > 1:  # its jobs would share one model, and see one another's passes through its hooks
             raise InputError(
@@ -84,6 +94,49 @@ def _remote_workers(client: Client) -> Workers:
                 found=f"{worker['nthreads']}",
                 remedy="Start workers with --nthreads 1, and more of them with --nworkers.",
             )
+    _require_same_code(client)
     # Without a worker that has the resource, Dask would wait for ever; so it is asked for only where it is.
-    has_gpu = any(worker.get("resources", {}).get("GPU") for worker in workers.values())
-    return Workers(lambda: client, lambda: client, (("GPU", 1.0),) if has_gpu else ())
+    gpus = {address for address, worker in workers.items() if worker.get("resources", {}).get("GPU")}
+    if gpus and gpus != set(workers):
+        client.register_plugin(OfferCpu())
+    lexical = ((CPU, 1.0),) if gpus and gpus != set(workers) else ()
+    return Workers(lambda: client, lambda: client, lexical, (("GPU", 1.0),) if gpus else ())
+
+
+class OfferCpu(WorkerPlugin):
+    """Gives each worker without a GPU a resource, which keeps work for CPUs off the others.
+
+    A worker that Dask starts in place of one that died is given it too; a list of addresses would not know it.
+    """
+
+    name = "headwater-cpu"
+
+    async def setup(self, worker: Worker) -> None:
+        """Called on every worker, present and future."""
+        if not worker.state.total_resources.get("GPU"):
+            await worker.set_resources(**{CPU: 1.0})
+            # Dask offers waiting jobs to a worker that starts or resumes, not to one that gains a resource.
+            worker.status = Status.paused
+            worker.status = Status.running
+
+
+def _require_same_code(client: Client) -> None:
+    """Workers that compute with other code would give tables that no single version gives."""
+    ours = code_revision()
+    try:
+        found = client.run(code_revision)
+    except ImportError as error:
+        raise InputError(
+            "Dask workers",
+            expected="headwater, as it is here",
+            found=str(error),
+            remedy="Install it where they run, or start them from the same image.",
+        ) from error
+    for address, theirs in found.items():
+        if theirs != ours:
+            raise MismatchError(
+                f"Dask worker {address}",
+                expected=f"code revision {ours}, as here",
+                found=theirs,
+                remedy="Install the same headwater there and start the worker again.",
+            )
