@@ -110,7 +110,7 @@ def _extend(
     cut, known = _cut(store, model, parameters), _known(store)
     new = {digest: file for digest, file in files.items() if digest not in known}
     jobs = [CutJob(store, f"cut-{digest_of([d, cut])[:16]}", f, cut) for d, f in new.items()]
-    results = fan_out(workers.lexical, cut_file, jobs, "corpus")
+    results = fan_out(workers.lexical, cut_file, jobs, "corpus", workers.lexical_resources)
     if files and not known and not sum(result.n_sequences for result in results):
         for job in jobs:
             discard(store, job.key)

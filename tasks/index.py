@@ -47,7 +47,7 @@ def build_index(store: Store, workers: Workers, terms: Terms = "tokens") -> int:
         return 0
     with locked(store, f"index-{terms}"):
         jobs = _missing(store, parts, terms)
-        fan_out(workers.lexical, build_shard, jobs, "lexical index")
+        fan_out(workers.lexical, build_shard, jobs, "lexical index", workers.lexical_resources)
     return len(jobs)
 
 
