@@ -96,8 +96,11 @@ def write_text(place: Place, text: str) -> None:
         place.write_text(text)
         return
     temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(text)
-    os.replace(temporary, place)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def make_directory(place: Place) -> None:
@@ -137,7 +140,7 @@ def entries(folder: Place, suffix: str) -> dict[str, Entry]:
         for facts in folder.fs.ls(folder.path, detail=True):
             name = facts["name"].rsplit("/", 1)[-1]
             if facts["type"] == "file" and name.endswith(suffix):
-                modified = folder.fs.modified(facts["name"]).timestamp()
+                modified = _modified(folder.fs, facts)
                 found[name.removesuffix(suffix)] = Entry(folder / name, facts["size"], modified)
     return found
 
@@ -152,9 +155,14 @@ def tree_bytes(place: Place) -> tuple[int, float]:
                 size += status.st_size if path.is_file() else 0
                 modified = max(modified, status.st_mtime)
     elif place.exists():
-        for name, facts in place.fs.find(place.path, detail=True).items():
-            size, modified = size + facts["size"], max(modified, place.fs.modified(name).timestamp())
+        for facts in place.fs.find(place.path, detail=True).values():  # type: ignore[union-attr]  # a dict with detail
+            size, modified = size + facts["size"], max(modified, _modified(place.fs, facts))
     return size, modified
+
+
+def _modified(filesystem: AbstractFileSystem, facts: dict) -> float:
+    # S3 tells in its listing; others are asked once more.
+    return (facts.get("LastModified") or filesystem.modified(facts["name"])).timestamp()
 
 
 def location(place: Place) -> tuple[str, AbstractFileSystem | None]:

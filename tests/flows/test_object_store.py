@@ -6,12 +6,14 @@ import json
 import logging
 import threading
 import time
+from datetime import timedelta
 
 import duckdb
 import pytest
 import s3fs
 import worlds
 from moto.server import ThreadedMotoServer
+from tiny_runs import write_run
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -20,7 +22,10 @@ from flows.trace import trace
 from storage.catalog import run_user_sql
 from storage.database import session
 from storage.errors import InputError, StoreError
+from storage.merging import plan_merges, remove_superseded, settle, write_merged
+from storage.retention import delete_runs
 from storage.settings import settings
+from storage.soundness import Counts, check_tables
 from storage.store import create_store, open_store
 from storage.tables import write_part
 from tasks.candidates import CandidateParameters
@@ -160,6 +165,25 @@ def test_a_reader_sees_a_part_whole_or_not_at_all(bucket):
     assert {rows for rows, _ in seen} <= {k * n for k in range(11)}
     assert all(rows == (total or 0) for rows, total in seen)
     assert len({rows for rows, _ in seen}) > 2
+
+
+def test_runs_are_merged_deleted_and_found_damaged_as_on_a_disk(bucket):
+    store = create_store(f"{bucket}/kept")
+    for k in range(3):
+        write_run(store, f"run-{k}", n=4)
+    (batch,) = plan_merges(store, 1 << 30, 2)
+    write_merged(store, batch)
+    settle(store, {run: (batch.home, size) for run, size in batch.n_bytes.items()})
+    assert remove_superseded(store, timedelta(0)) == 24  # of each run: eight files, there was no filter audit
+    delete_runs(store, ["run-1"], timedelta(0))
+    rows = "select run_id, count(*), sum(influence) from influences group by run_id order by run_id"
+    assert run_user_sql(store, rows)[1] == [("run-0", 4, 10.0), ("run-2", 4, 10.0)]
+    path = store.relation("influences") / "merged" / "1.parquet"
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(bytes(data))
+    found = {finding.what: finding.found for finding in check_tables(store, Counts())}
+    assert found == {"tables/influences/merged/1.parquet": "other bytes than it was written with"}
 
 
 def test_a_failed_part_leaves_nothing(bucket):

@@ -59,6 +59,8 @@ def test_merged_runs_have_the_rows_they_had_and_few_files(store):
     assert tables(store) == before
     assert own_files(store) == []
     assert [p.name for p in store.relation("influences").rglob("*.parquet") if p.stem != "schema"] == ["1.parquet"]
+    merged = _runs_in(merged_file(store, "influences", 1))
+    assert merged == sorted(merged)  # so that the footer tells which row groups a run is in
 
 
 def test_a_merged_run_is_merged_again_with_those_that_came_after(store):
