@@ -26,7 +26,7 @@ from storage.homes import HOMES_VIEW, HOUSED, OWN, home_of, merged_file, relatio
 from storage.places import Place, publish, scratch
 from storage.schemas import RUN_RELATIONS, SCHEMAS
 from storage.settings import settings
-from storage.store import Store
+from storage.store import Store, explain_write
 from storage.tables import ROW_GROUP
 
 T = TypeVar("T")
@@ -104,15 +104,19 @@ def open_connection(store: Store, path: Path | None = None) -> Iterator[duckdb.D
     connection = duckdb.connect(path or ":memory:", config=compatible)
     try:
         configure(connection, store)
-        yield connection
+        with explain_write(store.root):  # what does not fit into memory is written there
+            yield connection
     finally:
         connection.close()
 
 
 def write_relations(store: Store, path: Path) -> None:
     """Make a DuckDB file that knows the store's relations and macros and holds no data."""
-    with open_connection(store, path) as connection:
-        install_relations(connection, store)
+    try:
+        with open_connection(store, path) as connection:
+            install_relations(connection, store)
+    finally:  # where the disk is full, DuckDB leaves its log beside the file
+        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
 
 
 @contextmanager

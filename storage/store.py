@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ from storage.errors import InputError, StoreError
 from storage.places import Place, find_place, is_local, make_directory, publish, publish_new, scratch, write_text
 from storage.schemas import RUN_RELATIONS, SCHEMA_VERSION, SCHEMAS, merged_schema
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 REMOTE = ("botocore", "aiohttp")  # whose errors are not the operating system's
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Store:
 
 def safe_name(name: str) -> str:
     """`name`, if it can be one component of a path; a name from outside never forms a path."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):  # match would let a line end pass
         raise InputError(
             f"name {name!r}",
             expected="letters, digits, '.', '_' and '-', not starting with '.'",
@@ -196,7 +198,8 @@ def explain_write(path: Place) -> Iterator[None]:
 
 def _explained(path: Place, error: Exception) -> StoreError | None:
     code = error.errno if isinstance(error, OSError) else None
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    # safetensors and DuckDB have errors of their own for what the operating system refused.
+    if code in FULL or any(os.strerror(full) in str(error) for full in FULL):
         return StoreError(
             f"writing {path}",
             expected="room on the disk",

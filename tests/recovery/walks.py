@@ -168,10 +168,9 @@ def _make_plain(doing: list[str]) -> None:
     def telling(name: str, function: Callable) -> Callable:
         def told(*args, **kwargs):
             doing[0] = name
-            try:
-                return function(*args, **kwargs)
-            finally:
-                doing[0] = f"after {name}"
+            result = function(*args, **kwargs)
+            doing[0] = f"after {name}"
+            return result
 
         return told
 
