@@ -147,7 +147,7 @@ def verify(store: StoreOption, format: FormatOption = "table") -> None:
         old = counts.files - counts.sealed
         typer.echo(
             f"{counts.files:,} files, {counts.rows:,} rows and {counts.runs:,} complete runs read; "
-            + (f"{old:,} files, of an older headwater or empty, carry no digest; " if old else "")
+            + (f"{old:,} files, written by an older headwater, carry no digest; " if old else "")
             + (f"{len(findings):,} things are wrong" if findings else "nothing is wrong")
         )
     if findings:
@@ -188,19 +188,21 @@ def prune(
 ) -> None:
     """Old runs, stale work, factors that nothing uses, embeddings of replaced parts; by default only printed."""
     from storage.leftovers import find_leftovers, remove_leftover
-    from storage.retention import GRACE, delete_runs, list_runs, older_runs, remove_unused, unused_without
+    from storage.retention import GRACE, delete_runs, list_runs, older_runs, remove_unused, stale_runs, unused_without
     from storage.store import open_store
     from storage.verification import STALE
 
     place = open_store(store)
-    going = older_runs(place, None if older_than is None else parse_age(older_than), keep)
+    age = None if older_than is None else parse_age(older_than)
+    going = [*stale_runs(place, STALE if age is None else age), *older_runs(place, age, keep)]
     names = [run.run_id for run in going]
     unused = unused_without(place, names)
     leftovers = find_leftovers(place, [run for run in list_runs(place) if run.run_id not in names], STALE)
     leftovers = [item for item in leftovers if item.name not in {u.name for u in unused}]
     table = _table("what", "name", ">bytes", "why")
     for run in going:
-        table.add_row(*map(_cell, ("run", run.run_id, _size(run.n_bytes), f"finished {run.at:%Y-%m-%d %H:%M}")))
+        why = f"{'finished' if run.state == 'complete' else 'broken off'} {run.at:%Y-%m-%d %H:%M}"
+        table.add_row(*map(_cell, ("run", run.run_id, _size(run.n_bytes), why)))
     for item in unused:
         table.add_row(*map(_cell, (item.kind, item.name, _size(item.n_bytes), "used by these runs only")))
     for item in leftovers:

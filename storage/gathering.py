@@ -17,7 +17,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.places import Entry, entries
+from storage.places import Entry, entries, remove_file
 from storage.schemas import SCHEMAS
 from storage.seals import seal_is_whole
 from storage.store import Store, replacing, safe_name
@@ -78,13 +78,13 @@ def remove_gathered(store: Store, folder: Folder, grace: timedelta) -> int:
     for name in sorted((name for name in listed if name.startswith(MERGED)), reverse=True):
         keys = set(_keys(store, folder, name))
         if keys <= held:
-            listed[name].place.unlink()
+            remove_file(listed[name].place)
             removed += 1
         elif time.time() - listed[name].modified >= grace.total_seconds():
             held |= keys
     for name, entry in listed.items():
         if not name.startswith(MERGED) and held and held.issuperset(_keys(store, folder, name)):
-            entry.place.unlink()
+            remove_file(entry.place)
             removed += 1
     return removed
 

@@ -17,7 +17,7 @@ from storage.retention import RunSummary, used_fits
 from storage.sequences import corpus_fingerprint, current_parts
 from storage.store import Store
 
-KEPT = ("locks", "spill")  # under work/: lock files stay for those who wait, DuckDB clears its own
+KEPT = ("locks", "spill")  # under work/: lock files stay for those who wait
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def remove_leftover(leftover: Leftover) -> None:
 def _work(store: Store) -> Iterator[tuple[Leftover, float]]:
     """Parts of corpus cuts and half-written files whose process has ended; those of runs go with their run."""
     folder = store.root / "work"
+    for place in sorted((folder / "spill").glob("*")):
+        yield _leftover("work", place, "what DuckDB spilled for a process that was killed")
     for place in sorted(folder.glob("*")):
         if place.name in KEPT or place.name.startswith("run-"):
             continue

@@ -22,7 +22,7 @@ from storage.clock import store_time
 from storage.errors import StoreError
 from storage.homes import HOUSED, NOWHERE, OWN, Homes, Residence, merge_numbers, merged_file, read_homes
 from storage.locks import locked
-from storage.places import Place, entries, local_copy, location
+from storage.places import Place, entries, local_copy, location, remove_file
 from storage.schemas import merged_schema
 from storage.seals import seal_is_whole
 from storage.store import Store, replacing
@@ -184,14 +184,7 @@ def _remove_own(store: Store, runs: list[str]) -> int:
 
 
 def _remove(places: Iterable[Place]) -> int:
-    removed = 0
-    for place in places:
-        try:
-            place.unlink()
-        except FileNotFoundError:
-            continue
-        removed += 1
-    return removed
+    return sum(remove_file(place) for place in places)
 
 
 def _changed_at(store: Store, number: int) -> datetime:

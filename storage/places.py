@@ -145,6 +145,15 @@ def entries(folder: Place, suffix: str) -> dict[str, Entry]:
     return found
 
 
+def remove_file(place: Place) -> bool:
+    """Remove a file; whether it was there."""
+    try:
+        place.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def tree_bytes(place: Place) -> tuple[int, float]:
     """Bytes of all files below a place, and when the last of them was written; zeros where nothing is."""
     size, modified = 0, 0.0

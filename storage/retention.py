@@ -173,6 +173,12 @@ def remove_unused(store: Store, unused: Unused) -> None:
             remove_tree(store.relation("self_influences") / safe_name(unused.name))
 
 
+def stale_runs(store: Store, settled: timedelta) -> list[RunSummary]:
+    """The runs that were broken off and have not been worked on for so long."""
+    limit = datetime.now(UTC).replace(tzinfo=None) - settled
+    return [run for run in list_runs(store) if run.state == "interrupted" and run.at and run.at < limit]
+
+
 def older_runs(store: Store, older_than: timedelta | None, keep: int | None) -> list[RunSummary]:
     """The complete runs that retention lets go: past the age and not among the latest `keep`."""
     if older_than is None and keep is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from datetime import timedelta
 
@@ -256,6 +257,21 @@ def test_prune_finds_embeddings_of_replaced_parts_and_broken_work_and_leaves_the
         ("embeddings", folder.name), ("work", "cut-0"), ("work", "part.parquet.0123456789ab")
     }  # fmt: skip
     assert find_leftovers(store, list_runs(store), timedelta(days=1)) == []  # somebody may be writing them now
+
+
+def test_runs_that_were_broken_off_long_ago_are_pruned_unless_somebody_works_on_them(store):
+    for run in ("run-old", "run-held"):
+        write_run(store, run, complete=False)
+        (store.root / "work" / run).mkdir()
+        for path in [*(store.root / "tables").glob(f"*/{run}.parquet"), store.root / "work" / run]:
+            os.utime(path, (1.7e9, 1.7e9))
+    write_run(store, "run-young", complete=False)
+    with locked(store, "run-held"):
+        code, said = headwater("store", "prune", "--store", store.root, "--yes", "--now")
+    assert (code, "broken off 2023-11-14" in said) == (0, True), said
+    left = {run.run_id: run.state for run in list_runs(store) if run.state != "complete"}
+    assert left == {"run-held": "interrupted", "run-young": "interrupted"}
+    assert not (store.root / "work" / "run-old").exists()
 
 
 def test_an_age_is_a_number_with_a_unit():

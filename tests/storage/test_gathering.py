@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from storage.prompts import make_prompt, register_prompts, stored_prompts
 from storage.store import create_store
 from storage.tables import write_part
 
+ROOT = Path(__file__).parents[2]
 NOW, LATER, LARGE = timedelta(0), timedelta(hours=1), 1 << 30
 
 
@@ -75,3 +79,44 @@ def test_a_query_that_comes_in_while_others_are_gathered_is_kept(store):
         remove_gathered(store, folder, NOW)
     assert len(files(store, "queries")) == 2
     assert len(stored_prompts(store)) == 6
+
+
+KILLED_AT = {
+    "while the merged file is written": "gathering.PartWriter.close = die",
+    "while files are removed": "gathering.remove_file = nth(gathering.remove_file, 3)",
+}
+PROGRAM = """
+import os, signal, sys
+from datetime import timedelta
+from storage import gathering
+from storage.store import open_store
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def nth(function, n):
+    calls = []
+    def counting(*args):
+        calls.append(1)
+        return die() if len(calls) == n else function(*args)
+    return counting
+
+{kill}
+store = open_store(sys.argv[1])
+for folder in gathering.folders(store):
+    gathering.gather(store, folder, 1 << 30, 2)
+    gathering.remove_gathered(store, folder, timedelta(0))
+"""
+
+
+@pytest.mark.parametrize("kill", KILLED_AT.values(), ids=KILLED_AT)
+def test_gathering_that_is_killed_loses_and_doubles_nothing(store, kill):
+    before = rows(store)
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(kill=kill), store.root], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    assert rows(store) == before
+    gather_all(store)
+    for folder in folders(store):
+        remove_gathered(store, folder, NOW)
+    assert rows(store) == before
+    assert len(files(store, "queries")) == len(files(store, "self_influences", "ek-1")) == 1
