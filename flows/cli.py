@@ -19,6 +19,7 @@ from rich.console import Console
 from flows.housekeeping import runs_app, store_app
 from flows.operations import retry, status, submit
 from storage.errors import HeadwaterError, InputError
+from storage.text import printable
 from tasks.influence.errors import InfluenceError
 
 app = typer.Typer(
@@ -375,9 +376,16 @@ def _show_warnings() -> None:
     """Print our own warnings in one line each."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("headwater: %(message)s"))
+    handler.setFormatter(_Printable())
     for name in ("flows", "tasks", "storage"):
         logging.getLogger(name).addHandler(handler)
+
+
+class _Printable(logging.Formatter):
+    """One line that a terminal can be shown, whatever corpus it quotes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"headwater: {printable(record.getMessage())}"
 
 
 def _explain(error: ValidationError) -> str:
@@ -392,7 +400,8 @@ def _explain(error: ValidationError) -> str:
 def _fail(message: str, debug: bool) -> None:
     if debug:
         raise  # the error that main is handling, with its traceback
-    Console(stderr=True, highlight=False, markup=False).print(f"headwater: {message}", soft_wrap=True)
+    shown = "\n".join(map(printable, message.split("\n")))  # it may quote a corpus
+    Console(stderr=True, highlight=False, markup=False).print(f"headwater: {shown}", soft_wrap=True)
     sys.exit(1)
 
 

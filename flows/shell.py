@@ -24,10 +24,12 @@ def answer(store: Store, statement: str, form: str) -> None:
     if form == "csv":
         writer = csv.writer(sys.stdout)
         writer.writerow(columns)
-        writer.writerows(rows)
+        # Whoever redirects wants the rows as they are; a terminal would obey what they hold.
+        writer.writerows([list(map(_shown, row)) for row in rows] if sys.stdout.isatty() else rows)
     elif form == "json":
         records = [dict(zip(columns, row, strict=True)) for row in rows]
-        print(json.dumps(records, default=str, ensure_ascii=False, indent=1))
+        text = json.dumps(records, default=str, ensure_ascii=False, indent=1)
+        print("\n".join(map(printable, text.split("\n"))) if sys.stdout.isatty() else text)
     elif columns:
         Console().print(_table(columns, rows))
 
@@ -42,6 +44,10 @@ def _table(columns: list[str], rows: list[tuple]) -> Table:
     if len(rows) > SHOWN:
         table.caption = f"{len(rows) - SHOWN:,} more rows: use limit, or --format csv"
     return table
+
+
+def _shown(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _cell(value: object) -> str:
@@ -77,4 +83,4 @@ def _answer_or_explain(store: Store, statement: str, form: str) -> None:
     try:
         answer(store, statement, form)
     except InputError as error:  # one wrong statement does not end a shell
-        print(f"headwater: {error}", file=sys.stderr)
+        print(f"headwater: {printable(str(error))}", file=sys.stderr)

@@ -182,7 +182,7 @@ def print_outliers(path: str, factors_id: str, measured: int, console: Console, 
             f"{row['self_influence']:,.4g}",
             f"{row['self_influence_per_token']:,.4g}",
             f"{row['n_tokens']:,}",
-            Text(str(row["document_id"])),
+            Text(printable(str(row["document_id"]))),
             Text(printable(row["text"] or "")[:WIDTH]),
         )
     console.print(table)

@@ -15,6 +15,7 @@ from storage import digests
 from storage.database import catalog_statements, configure, installed_relations, reading, write_relations
 from storage.errors import InputError
 from storage.places import local_copy
+from storage.readonly import require_reading
 from storage.schemas import SCHEMA_VERSION
 from storage.store import Store, read_json, replacing, write_json
 
@@ -37,7 +38,7 @@ def ensure_catalog(store: Store) -> None:
 
 
 def open_reader(store: Store) -> duckdb.DuckDBPyConnection:
-    """A read-only connection whose file access is locked to the store's tables."""
+    """A connection that leaves the catalog as it is, whose file access is locked to the store's tables."""
     ensure_catalog(store)
     with local_copy(store.catalog) as copy:
         connection = duckdb.connect(str(copy), read_only=True)
@@ -53,6 +54,7 @@ def run_user_sql(store: Store, text: str) -> tuple[list[str], list[tuple]]:
     connection = open_reader(store)
 
     def ask() -> tuple[list[str], list[tuple]]:
+        require_reading(connection, text)
         result = connection.execute(text)
         columns = [column[0] for column in result.description or []]
         return columns, result.fetchall() if columns else []

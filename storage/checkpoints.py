@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -31,6 +33,13 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         return path.resolve()
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"model {name}", expected="a directory", found="none", remedy="Check the path of --model.")
+    if revision is not None and not _REVISION.fullmatch(revision):  # the hub's cache keeps a file of this name
+        raise ModelError(
+            f"revision {revision!r} of model {name}",
+            expected="a commit, branch or tag",
+            found="what no repository calls one",
+            remedy="Correct --revision.",
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

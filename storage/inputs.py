@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from storage.digests import digest_of, digest_of_file
 from storage.errors import InputError
-from storage.store import explain_write
+from storage.store import explain_write, safe_name
 
 BATCH = 1024  # documents
 _ID_COLUMNS = ("document_id", "doc_id", "id")
@@ -94,7 +94,7 @@ def _inputs_at(path: Path) -> list[CorpusFile]:
         return [CorpusFile(path, SUFFIXES[path.suffix])]
     if (path / "dataset_dict.json").exists():
         splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
-        return [CorpusFile(path / split, "dataset", split) for split in splits]
+        return [CorpusFile(path / safe_name(split), "dataset", split) for split in splits]
     if (path / "dataset_info.json").exists():
         return [CorpusFile(path, "dataset")]
     return [CorpusFile(p, SUFFIXES[p.suffix]) for p in sorted(path.iterdir()) if p.suffix in SUFFIXES]
