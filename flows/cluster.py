@@ -71,7 +71,7 @@ def _remote_client(address: str) -> Iterator[Client]:
             f"Dask scheduler {address}",
             expected=f"an answer within {CONNECT_SECONDS} s",
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="Start it: dask scheduler, and workers: dask worker ADDRESS --nthreads 1",
+            remedy="Start it: dask scheduler --host 127.0.0.1, and workers: dask worker ADDRESS --nthreads 1",
         ) from error
     with client:
         yield client
