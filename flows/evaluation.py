@@ -11,7 +11,7 @@ from flows.parameters import EvaluationParameters
 from storage.store import open_store
 from tasks.evaluate import K, evaluate_retrieval, runs_to_evaluate
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flows.evaluation")  # not __name__: a worker loads this file by its path
 
 
 @flow(name="nightly-evaluation", flow_run_name="evaluate {parameters.store}", validate_parameters=True, **EXPLAINED)

@@ -18,7 +18,7 @@ from storage.store import open_store
 from tasks.fanout import WorkerLost
 from tasks.screening import screen
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flows.pending")  # not __name__: a worker loads this file by its path
 
 
 @flow(name="trace-pending", flow_run_name="answer {parameters.store}", validate_parameters=True, **EXPLAINED)

@@ -16,7 +16,7 @@ from storage.sequences import current_parts
 from storage.store import open_store
 from tasks.factors import fit_factors
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flows.refit")  # not __name__: a worker loads this file by its path
 
 
 @flow(name="refit-factors", flow_run_name="refit {parameters.store}", validate_parameters=True, **EXPLAINED)

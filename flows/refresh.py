@@ -20,7 +20,7 @@ from tasks.corpus import CorpusParameters, ingest
 from tasks.fanout import Workers
 from tasks.index import build_index
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flows.refresh")  # not __name__: a worker loads this file by its path
 
 
 @flow(name="refresh-corpus", flow_run_name="refresh {parameters.store}", validate_parameters=True, **EXPLAINED)
