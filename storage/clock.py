@@ -17,8 +17,11 @@ TOLD = timedelta(seconds=2)  # behind by more than clocks of several machines ar
 log = logging.getLogger(__name__)
 
 
-def store_time(store: Store) -> datetime:
-    """Now, in UTC without a zone; later than every time that this store has been given."""
+def store_time(store: Store, n: int = 1) -> datetime:
+    """Now, in UTC without a zone; later than every time that this store has been given.
+
+    It is the first of n times, a TICK apart, that are the caller's own.
+    """
     path = store.root / "clock.json"
     with locked(store, "clock"):
         now = datetime.now(UTC).replace(tzinfo=None)
@@ -28,5 +31,5 @@ def store_time(store: Store) -> datetime:
                 log.warning("the clock says %s, store %s has been written until %s: times go on from there",
                             now, store.root, last)  # fmt: skip
             now = max(now, last + TICK)
-        write_json(path, {"last": now.isoformat()})
+        write_json(path, {"last": (now + (n - 1) * TICK).isoformat()})
     return now

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow.compute as pc
 
+from storage.clock import TICK, store_time
 from storage.database import rows, session
 from storage.digests import digest_of
 from storage.errors import InputError, MismatchError, StoreError
@@ -103,11 +104,13 @@ def register_prompts(store: Store, prompts: list[Prompt]) -> list[Prompt]:
     known = _known(store, prompts)
     for prompt in prompts:
         _require_same_words(prompt, known.get(prompt.query_id, prompt))
-    now = datetime.now(UTC).replace(tzinfo=None)
-    new = []
-    for k, prompt in enumerate(p for p in prompts if p.query_id not in known):
-        # A microsecond apart, so that they stay in the order in which they were handed in.
-        if _created(store, prompt, now + timedelta(microseconds=k)):
+    unknown = [prompt for prompt in prompts if prompt.query_id not in known]
+    if not unknown:
+        return []
+    now, new = store_time(store, len(unknown)), []
+    for k, prompt in enumerate(unknown):
+        # Apart, so that they stay in the order in which they were handed in.
+        if _created(store, prompt, now + k * TICK):
             new.append(prompt)
         else:
             _require_same_words(prompt, _known(store, [prompt]).get(prompt.query_id, prompt))

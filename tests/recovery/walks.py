@@ -21,8 +21,10 @@ from pathlib import Path
 import storage  # noqa: F401  # sets the environment before torch is imported
 
 # isort: split
+import dask
 import psutil
 import pytest
+import time_machine
 import worlds
 from prefect import Task
 
@@ -85,9 +87,21 @@ def three_files(folder: Path) -> list[Path]:
     return [worlds.write_jsonl(folder / f"{k}.jsonl", records[16 * k : 16 * k + 16]) for k in range(3)]
 
 
-def start(asked: TraceParameters, log: Path, kill_at: Moment | None = None, sign: int = signal.SIGKILL) -> BaseProcess:
-    """A process that walks, writes down every change in `log`, and sends itself a signal at a moment."""
-    process = forkserver.Process(target=_walk, args=(asked, log, kill_at, sign))
+def start(
+    asked: TraceParameters,
+    log: Path,
+    kill_at: Moment | None = None,
+    sign: int = signal.SIGKILL,
+    environment: dict[str, str] | None = None,
+    worker_preload: str | None = None,
+    clock: str | None = None,
+) -> BaseProcess:
+    """A process that walks, writes down every change in `log`, and sends itself a signal at a moment.
+
+    `worker_preload` names a module that the workers of its Dask cluster load; `clock` is what its clock is set to.
+    """
+    options = {"environment": environment, "preload": worker_preload, "clock": clock}
+    process = forkserver.Process(target=_walk, args=(asked, log, kill_at, sign), kwargs=options)
     with pytest.MonkeyPatch.context() as patch:  # Python 3.11's fork server does not take over sys.path
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         process.start()
@@ -127,7 +141,17 @@ def changes_in(log: Path) -> list[Change]:
     return [Change(*json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def _walk(asked: TraceParameters, log: Path, moment: Moment | None, sign: int) -> None:
+def _walk(
+    asked: TraceParameters,
+    log: Path,
+    moment: Moment | None,
+    sign: int,
+    environment: dict[str, str] | None = None,
+    preload: str | None = None,
+    clock: str | None = None,
+) -> None:
+    os.environ.update(environment or {})
+    dask.config.set({"distributed.worker.preload": [preload] if preload else []})
     tasks.factors.SMALLEST_BLOCK, tasks.scores.BLOCK = 16, 12  # several jobs in each stage
     doing = ["start"]
     counts: dict[str, int] = {}
@@ -147,6 +171,8 @@ def _walk(asked: TraceParameters, log: Path, moment: Moment | None, sign: int) -
 
     _make_plain(doing)
     sys.addaudithook(hook)
+    if clock is not None:
+        time_machine.travel(clock).start()
     try:
         flows.trace.trace.fn(asked)
     except Exception as error:
