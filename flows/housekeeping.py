@@ -189,6 +189,7 @@ def prune(
     """Old runs, stale work, factors that nothing uses, embeddings of replaced parts; by default only printed."""
     from storage.leftovers import find_leftovers, remove_leftover
     from storage.retention import GRACE, delete_runs, list_runs, older_runs, remove_unused, stale_runs, unused_without
+    from storage.sequences import corpus_fingerprint, current_parts
     from storage.store import open_store
     from storage.verification import STALE
 
@@ -196,7 +197,7 @@ def prune(
     age = None if older_than is None else parse_age(older_than)
     going = [*stale_runs(place, STALE if age is None else age), *older_runs(place, age, keep)]
     names = [run.run_id for run in going]
-    unused = unused_without(place, names)
+    unused = unused_without(place, names, corpus_fingerprint(current_parts(place)))  # the next run may use the rest
     leftovers = find_leftovers(place, [run for run in list_runs(place) if run.run_id not in names], STALE)
     leftovers = [item for item in leftovers if item.name not in {u.name for u in unused}]
     table = _table("what", "name", ">bytes", "why")

@@ -61,23 +61,7 @@ def install_relations(connection: duckdb.DuckDBPyConnection, store: Store) -> No
     """Create `stored.*`, the views and the macros in an open connection."""
     connection.execute("create schema if not exists stored")
     for text in catalog_statements(store):
-        try:
-            reading(partial(connection.execute, text))
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
-            raise _unreadable(store, error) from error
-        except duckdb.Error as error:
-            if type(error) is not duckdb.Error:  # DuckDB throws its base class where a Parquet footer is broken
-                raise
-            raise _unreadable(store, error) from error
-
-
-def _unreadable(store: Store, error: duckdb.Error) -> StoreError:
-    return StoreError(
-        f"relations of store {store.root}",
-        expected="Parquet files that DuckDB can read",
-        found=str(error).splitlines()[0],
-        remedy=f"headwater store verify --store {store.root} names the damaged file and the next step.",
-    )
+        reading(partial(connection.execute, text))
 
 
 def catalog_statements(store: Store) -> list[str]:
@@ -167,9 +151,27 @@ def reading(read: Callable[[], T]) -> T:
         try:
             return read()
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            if not any(sign in str(error) for sign in VANISHED):
+            if any(sign in str(error) for sign in VANISHED):
+                continue
+            damage = _damaged(error)
+            if damage is None:
                 raise
+            raise damage from error
     return read()
+
+
+def _damaged(error: Exception) -> StoreError | None:
+    """What to say of a Parquet file that DuckDB cannot read; it throws its base class where a footer is broken."""
+    text = str(error)
+    broken = isinstance(error, (duckdb.IOException, duckdb.InvalidInputException)) and ".parquet" in text
+    if not broken and "TProtocolException" not in text:
+        return None
+    return StoreError(
+        "a table of the store",
+        expected="Parquet files that DuckDB can read",
+        found=text.splitlines()[0],
+        remedy="headwater store verify --store PATH names the damaged file and the next step.",
+    )
 
 
 def rows(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: Any) -> list[dict]:

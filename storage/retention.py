@@ -131,11 +131,11 @@ class Unused:
     n_bytes: int
 
 
-def unused_without(store: Store, run_ids: list[str]) -> list[Unused]:
-    """What the named runs use and no other complete run does."""
-    complete = [run for run in list_runs(store) if run.facts]
-    going = [run.facts for run in complete if run.facts and run.run_id in run_ids]
-    staying = [run.facts for run in complete if run.facts and run.run_id not in run_ids]
+def unused_without(store: Store, run_ids: list[str], spared_corpus: str | None = None) -> list[Unused]:
+    """What the named runs use and no other complete run does; not what was made from `spared_corpus`, a fingerprint."""
+    complete = [run.facts for run in list_runs(store) if run.facts]
+    going = [r for r in complete if r["run_id"] in run_ids and r["corpus_fingerprint"] != spared_corpus]
+    staying = [r for r in complete if r["run_id"] not in run_ids]
     found = []
     for fit_id in fit_ids(store):
         if any(_made(store, fit_id, run) for run in going) and not any(_made(store, fit_id, run) for run in staying):

@@ -20,6 +20,7 @@ from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from flows.trace import trace
 from storage.catalog import run_user_sql
 from storage.errors import InputError, StoreError
+from storage.factors import fit_ids
 from storage.leftovers import find_leftovers
 from storage.locks import locked
 from storage.retention import delete_runs, list_runs, older_runs, unused_without
@@ -219,6 +220,21 @@ def test_only_what_no_other_run_uses_goes_with_a_run(store):
     assert {(item.kind, item.name[:3]) for item in unused_without(store, [identity])} == {("self-influences", "id-")}
     both = {(item.kind, item.name[:3]) for item in unused_without(store, [ekfac, identity])}
     assert both == {("self-influences", "ek-"), ("self-influences", "id-"), ("factors", "fit")}
+
+
+def test_what_the_next_run_may_use_is_not_pruned(store):
+    code, said = headwater("store", "prune", "--store", store.root, "--keep", 0, "--yes", "--now")
+    assert (code, list_runs(store)) == (0, []), said
+    assert len(fit_ids(store)) == 1
+    assert run_user_sql(store, "select count(*) > 0 from self_influences")[1] == [(True,)]
+
+
+@pytest.mark.parametrize("relation", ["queries", "influences"])
+def test_commands_that_meet_a_damaged_file_lead_to_verify(store, relation):
+    path = next(p for p in sorted(store.relation(relation).rglob("*.parquet")) if p.stem != "schema")
+    path.write_bytes(path.read_bytes()[:-50] + b"\0" * 50)
+    with pytest.raises((StoreError, InputError), match="headwater store verify"):
+        headwater("runs", "show", "--store", store.root)
 
 
 def test_a_run_at_work_is_not_deleted(store):
