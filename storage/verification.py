@@ -17,7 +17,7 @@ from storage.catalog import run_user_sql
 from storage.database import open_connection, part_view, rows, statement, statement_names
 from storage.errors import HeadwaterError
 from storage.factors import fit_ids, fit_path, read_fit
-from storage.homes import HOUSED, OWN, Homes, read_homes
+from storage.homes import HOUSED, OWN, Homes, home_of, read_homes
 from storage.leftovers import stale_work
 from storage.locks import is_held
 from storage.merging import OPTIONAL, run_ids_at
@@ -34,16 +34,16 @@ CHECKED = ("candidates", "influences", "layer_influences", "token_influences")  
 
 def verify(store: Store) -> tuple[Counts, list[Finding]]:
     """Read everything in the store; what was read, and what is wrong with it."""
-    counts, homes = Counts(), read_homes(store)
+    counts = Counts()
     found: list[Finding] = []
     for check in (
         check_tables(store, counts),
         check_tensors(store, counts),
         _corpus(store),
         _fits(store),
-        _merged(store, homes),
-        _runs(store, homes, counts),
-        _orphans(store, homes),
+        _merged(store),
+        _runs(store, counts),
+        _orphans(store),
         _catalog(store),
     ):
         known = {finding.what for finding in found}  # what cannot be read is found once, not by every check over it
@@ -124,8 +124,9 @@ def _fits(store: Store) -> Iterator[Finding]:
                     yield Finding(name_of(store, path), "no file", step)
 
 
-def _merged(store: Store, homes: Homes) -> Iterator[Finding]:
+def _merged(store: Store) -> Iterator[Finding]:
     """Merged files against the homes that `merges` gives."""
+    homes = read_homes(store)
     for home in sorted({r.home for r in homes.of_runs.values() if r.home > OWN}):
         listed = {relation: entries(store.relation(relation) / "merged", ".parquet") for relation in HOUSED}
         for relation in (relation for relation in HOUSED if str(home) not in listed[relation]):
@@ -143,21 +144,30 @@ def complete_runs(store: Store, homes: Homes) -> list[str]:
     return sorted([*own, *(run for run, r in homes.of_runs.items() if r.home > OWN)])
 
 
-def _runs(store: Store, homes: Homes, counts: Counts) -> Iterator[Finding]:
+def _runs(store: Store, counts: Counts) -> Iterator[Finding]:
     """Every complete run: none of its parts is missing, and no statement of sql/checks finds an offending row."""
+    homes = read_homes(store)
+    complete = complete_runs(store, homes)  # before their parts, which are written before a run is complete
     listed = {relation: entries(store.relation(relation), ".parquet") for relation in RUN_RELATIONS}
     with open_connection(store) as connection:  # without the views, which a damaged file may keep from being made
-        for run in complete_runs(store, homes):
+        for run in complete:
             counts.runs += 1
             needed = [relation for relation in RUN_RELATIONS if relation not in OPTIONAL and homes.home(run) == OWN]
             missing = [relation for relation in needed if run not in listed[relation]]
-            if missing:
+            if missing and home_of(store, run) == OWN:  # else it has been merged or deleted meanwhile
                 yield _broken_run(store, run, f"no {', no '.join(f'{m}/{run}.parquet' for m in missing)}")
                 continue
-            try:
-                yield from _check_run(connection, store, run)
-            except (duckdb.Error, HeadwaterError) as error:
-                yield _broken_run(store, run, f"rows that cannot be read: {str(error).splitlines()[0]}")
+            found = _checked(connection, store, run)
+            if found and home_of(store, run) != homes.home(run):
+                found = _checked(connection, store, run) if has_part(store, "runs", run) else []
+            yield from found
+
+
+def _checked(connection: duckdb.DuckDBPyConnection, store: Store, run: str) -> list[Finding]:
+    try:
+        return list(_check_run(connection, store, run))
+    except (duckdb.Error, HeadwaterError) as error:
+        return [_broken_run(store, run, f"rows that cannot be read: {str(error).splitlines()[0]}")]
 
 
 def _check_run(connection: duckdb.DuckDBPyConnection, store: Store, run: str) -> Iterator[Finding]:
@@ -182,22 +192,25 @@ def _broken_run(store: Store, run: str, found: str) -> Finding:
     )
 
 
-def _orphans(store: Store, homes: Homes) -> Iterator[Finding]:
+def _orphans(store: Store) -> Iterator[Finding]:
     """What belongs to no complete run and no part of the corpus, and nobody works on."""
-    complete = set(complete_runs(store, homes))
+    # Listed before what they could belong to, so that what is completed at this moment is no orphan.
     files = {(run, relation) for relation in RUN_RELATIONS for run in entries(store.relation(relation), ".parquet")}
     begun = {path.name for path in (store.root / "work").glob("run-*") if path.is_dir()}
-    for run in sorted(({run for run, _ in files} | begun) - complete - {"schema"}):
+    shards = [name for names in INDEXES.values() for name in names]
+    parts = [(r, name) for r in ("documents", "sequences", *shards) for name in entries(store.relation(r), ".parquet")]
+    homes = read_homes(store)
+    complete = {*complete_runs(store, homes), "schema"}
+    for run in sorted(({run for run, _ in files} | begun) - complete):
         if homes.home(run) == OWN and not is_held(store, run):
             said = "files in " + ", ".join(sorted(r for name, r in files if name == run) + ["work"] * (run in begun))
             step = f"the same headwater trace finishes it; headwater runs delete {run} --store {store.root} removes it"
             yield Finding(f"run {run}", f"{said}, but no row in runs: it was broken off", step)
-    if not is_held(store, "corpus"):
-        known = {part.name for part in all_parts(store)} | {"schema"}
-        for relation in ("documents", "sequences", *(name for names in INDEXES.values() for name in names)):
-            for name in sorted(set(entries(store.relation(relation), ".parquet")) - known):
-                step = "run headwater ingest again: it was broken off, and goes on"
-                yield Finding(f"tables/{relation}/{name}.parquet", "rows of a corpus part without a manifest", step)
+    known = {part.name for part in all_parts(store)} | {"schema"}
+    for relation, name in parts if not is_held(store, "corpus") else []:
+        if name not in known:
+            step = "run headwater ingest again: it was broken off, and goes on"
+            yield Finding(f"tables/{relation}/{name}.parquet", "rows of a corpus part without a manifest", step)
     for leftover in stale_work(store, STALE):
         yield Finding(f"work/{leftover.name}", leftover.reason, f"headwater store prune --store {store.root} --yes")
 
