@@ -54,6 +54,7 @@ def trace(parameters: TraceParameters) -> str:
         )
         with locked(store, run.run_id):
             if not run.is_complete:
+                stages.resume(store, run.run_id)
                 reopen_run(store, run.run_id)
                 if "embedding" in parameters.candidates.filters:
                     embed_corpus(store, model, parameters.candidates.embedding_layer, parameters.compute, workers)
@@ -66,7 +67,7 @@ def trace(parameters: TraceParameters) -> str:
                 score_tokens(scoring, workers)
                 publish(scoring, run.facts)
                 audit_filter(store, run.run_id, scoring.method)
-                complete_run(scoring, run.facts, stages)
+                complete_run(scoring, run.facts, stages.finish())
             discard(store, run.run_id)
         summarise(store, run.run_id)
     return run.run_id

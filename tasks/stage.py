@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from storage.staging import read_note, write_note
+from storage.store import Store
 from tasks.cost import Cost, measuring
 
 P = ParamSpec("P")
@@ -19,7 +21,41 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_costs: ContextVar[dict[str, dict[str, float]] | None] = ContextVar("stage_costs", default=None)
+
+class Costs:
+    """What the stages of a run took, by name, over all attempts at it: sums, and the most memory.
+
+    An attempt leaves its costs when a stage ends, once it knows which run it is: of a stage in which its process is
+    killed nothing is known, nor of what came before if that was corpus or index.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[str, float]] = {}
+        self._keep: Callable[[dict], None] | None = None
+
+    def add(self, costs: dict[str, dict[str, float]]) -> None:
+        """Count what stages took, now or in an earlier attempt."""
+        for name, figures in costs.items():
+            known = self._of.setdefault(name, {})
+            for figure, value in figures.items():
+                there = known.get(figure, 0)
+                known[figure] = max(there, value) if "memory" in figure else round(there + value, 3)
+        if self._keep is not None:
+            self._keep(self._of)
+
+    def resume(self, store: Store, run_id: str) -> None:
+        """Go on from the costs that earlier attempts at the run left, and leave them for a later one."""
+        earlier = read_note(store, run_id, "costs")
+        self._keep = partial(write_note, store, run_id, "costs")
+        self.add(earlier or {})
+
+    def finish(self) -> dict[str, dict[str, float]]:
+        """The figures by stage name, for the run's row; from here on nothing is left for another attempt."""
+        self._keep = None
+        return self._of
+
+
+_costs: ContextVar[Costs | None] = ContextVar("stage_costs", default=None)
 
 
 def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -40,7 +76,7 @@ def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 log.info("%s: %s", name, cost)
                 costs = _costs.get()
                 if costs is not None:
-                    costs[name] = cost.as_dict()
+                    costs.add({name: cost.as_dict()})
 
         return task(measured, name=name, task_run_name=name, cache_policy=NO_CACHE)
 
@@ -48,9 +84,9 @@ def stage(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 @contextmanager
-def recording() -> Iterator[dict[str, dict[str, float]]]:
+def recording() -> Iterator[Costs]:
     """Collect what the stages called in the block took, by stage name."""
-    costs: dict[str, dict[str, float]] = {}
+    costs = Costs()
     token = _costs.set(costs)
     try:
         yield costs

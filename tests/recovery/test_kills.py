@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import worlds
 from recovery import walks
 from recovery.walks import Change
 
@@ -30,12 +32,17 @@ UNSAID = {
 
 @dataclass(frozen=True)
 class World:
-    """A model, three input files, what an undisturbed walk leaves, and each change that it made."""
+    """A model, three input files, what an undisturbed walk leaves, and each change that it made.
+
+    Walks begin in a copy of the store `base`, in a new one without it, and clear the part `replaced` away.
+    """
 
     model: Path
     files: list[Path]
     tables: dict[str, list[tuple]]
     changes: list[Change]
+    base: Path | None = None
+    replaced: str = ""
 
     def parameters(self, store: Path):
         return walks.parameters(store, self.model, self.files)
@@ -63,6 +70,20 @@ def world(tmp_path_factory, gpt2) -> World:
     assert {"influences", "token_influences", "filter_audits", "runs"}.isdisjoint(empty), empty
     assert {change.stage for change in changes} >= set(STAGES)
     return World(gpt2, files, found, changes)
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory, world) -> World:
+    """A store that has been traced, of whose files one has got another text since."""
+    folder = tmp_path_factory.mktemp("changed")
+    files = [Path(shutil.copy(file, folder)) for file in world.files]
+    walks.walk(walks.parameters(folder / "base", world.model, files), folder / "log")
+    worlds.write_jsonl(files[1], [{"text": "The badger went to the quarry. Nobody saw it."}] * 3)
+    store = shutil.copytree(folder / "base", folder / "s")
+    changes = walks.walk(walks.parameters(store, world.model, files), folder / "log")
+    found = walks.tables(store)
+    assert len(found["runs"]) == 2
+    return World(world.model, files, found, changes, folder / "base", "p00001")
 
 
 def finished(store: Path) -> dict[str, tuple[int, int]]:
@@ -95,10 +116,13 @@ def kill_and_resume(world: World, folder: Path, moments: Iterable[tuple[str, int
     """Kill at each moment in turn, in one store; each attempt goes on where the last one was killed."""
     folder.mkdir(exist_ok=True)
     store, undisturbed = folder / "s", {change.path for change in world.changes}
+    if world.base:
+        shutil.copytree(world.base, store)
+        undisturbed |= {path.relative_to(store).as_posix() for path in store.rglob("*")}
     before: dict[str, tuple[int, int]] = {}
     for k, moment in enumerate([*moments, None]):
         again = walks.walk(world.parameters(store), folder / f"log{k}", moment)
-        now = finished(store)
+        now = {path: facts for path, facts in finished(store).items() if Path(path).stem != world.replaced}
         kept = {path: facts for path, facts in before.items() if (store / path).exists()}
         assert kept == {path: now[path] for path in kept}, f"work done again after {moment}"
         redone = {change.path for change in again if change.event != "os.remove"} & before.keys()
@@ -124,6 +148,12 @@ def test_a_trace_killed_in_any_stage_ends_in_the_same_tables(world, tmp_path, st
     moments = world.moments(stage)
     for n in sorted({moments[0], moments[len(moments) // 2], moments[-1]}):
         kill_and_resume(world, tmp_path / str(n), [(stage, n)])
+
+
+@pytest.mark.e2e
+def test_a_changed_file_is_exchanged_whole_whenever_its_ingest_is_killed(changed, tmp_path):
+    for n in changed.moments("corpus")[::4]:
+        kill_and_resume(changed, tmp_path / str(n), [("corpus", n)])
 
 
 @pytest.mark.slow
