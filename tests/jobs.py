@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 
 def fill_and_tell(size: int) -> int:
@@ -11,3 +12,8 @@ def fill_and_tell(size: int) -> int:
     held = bytearray(size)
     logging.getLogger("tasks.somewhere").info("%d bytes held, in %d", len(held), os.getpid())
     return len(held)
+
+
+def end_the_process(job: int) -> None:
+    """What a worker does whose memory ran out."""
+    os.kill(os.getpid(), signal.SIGKILL)
