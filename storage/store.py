@@ -206,6 +206,8 @@ def _explained(path: Place, error: Exception) -> StoreError | None:
             found="none left",
             remedy="Free some space and run the same command again: finished parts are kept.",
         )
+    if isinstance(error, FileExistsError):
+        return None  # an answer, not a refusal: somebody else was first
     if not is_local(path) and (isinstance(error, OSError) or type(error).__module__.partition(".")[0] in REMOTE):
         return StoreError(
             f"access to {path}",

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import duckdb
@@ -23,6 +24,7 @@ from storage.catalog import run_user_sql
 from storage.database import session
 from storage.errors import InputError, StoreError
 from storage.merging import plan_merges, remove_superseded, settle, write_merged
+from storage.prompts import make_prompt, register_prompts
 from storage.retention import delete_runs
 from storage.settings import settings
 from storage.soundness import Counts, check_tables
@@ -210,3 +212,19 @@ def test_a_server_that_does_not_answer_is_named(bucket, monkeypatch):
 def test_an_unknown_kind_of_place_is_refused():
     with pytest.raises(InputError, match="fsspec knows"):
         create_store("nowhere://bucket/s")
+
+
+def test_of_many_who_submit_one_query_at_once_one_creates_it(bucket, monkeypatch):
+    """All of them find the id unknown, so that only the object store's own condition tells them apart."""
+    store = create_store(f"{bucket}/inbox")
+    monkeypatch.setattr("storage.prompts.part_names", lambda store, relation: [])
+    barrier = threading.Barrier(8)
+
+    def submit(_: int) -> int:
+        barrier.wait()
+        return len(register_prompts(store, [make_prompt("p", " c", "same")]))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(submit, range(8))) == [0] * 7 + [1]
+    with session(store) as connection:
+        assert connection.execute("select query_id from stored.queries").fetchall() == [("same",)]
