@@ -36,6 +36,20 @@ def test_a_scheduled_run_appears_by_itself_and_completes(system):
     assert "0 queries wait" in [entry["message"] for entry in logs if entry["name"] == "flows.pending"]
 
 
+def test_the_events_of_a_scheduled_run_follow_one_that_was_never_sent(system):
+    """Pins Prefect: so its automations hear of such a run up to 15 minutes late; see deployments/automations.yaml."""
+    run = next(r for r in system.runs("trace-pending") if r["auto_scheduled"] and r["state_name"] == "Completed")
+    about = {"any_resource": {"id": [f"prefect.flow-run.{run['id']}"]}, "order": "ASC"}
+
+    def events() -> list[dict]:
+        found = system.post("/events/filter", filter=about, limit=50).json()["events"]
+        return found if any(e["event"] == "prefect.flow-run.Completed" for e in found) else []
+
+    found = wait_for(events, 30, "events")
+    (pending,) = [e for e in found if e["event"] == "prefect.flow-run.Pending"]
+    assert pending["follows"] not in {e["id"] for e in found}
+
+
 def test_a_query_submitted_while_a_run_goes_on_is_answered_by_the_next_one(system):
     system.submit("many", *(f"first-{k}" for k in range(150)))
 
