@@ -8,7 +8,7 @@ STORE ?= demo/store
 MODEL ?= demo/model
 FOLDER ?= demo/corpus
 
-.PHONY: demo up test test-e2e lint types clean
+.PHONY: demo up test test-e2e test-slow lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headwater demo
@@ -23,6 +23,9 @@ test: $(VENV)/.installed
 
 test-e2e: $(VENV)/.installed
 	$(BIN)/python -m pytest -m e2e
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
