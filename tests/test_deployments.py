@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings.models.server.concurrency import ServerConcurrencySettings
 from pydantic import ValidationError
 
 from flows.parameters import EvaluationParameters, PendingParameters, RefreshParameters, TraceParameters
@@ -56,6 +58,21 @@ def test_a_schedule_is_complete_and_its_collisions_are_cancelled(deployment):
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
     filled = flow.validate_parameters(deployment["parameters"])["parameters"]
     assert filled.store == "{{ $HEADWATER_STORE }}"
+
+
+def test_what_a_deployed_flow_logs_belongs_to_our_packages_under_whatever_name_it_is_loaded(deployment):
+    """Pins Prefect: a worker imports a flow's file by its path, so that __name__ lacks the package."""
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+    assert not flow.fn.__module__.startswith("flows.")
+    log = flow.fn.__globals__.get("log")
+    assert log is None or log.name == f"flows.{Path(deployment['entrypoint'].split(':')[0]).stem}"
+
+
+def test_slots_outlive_the_server():
+    """Pins Prefect: leases are kept in memory unless told otherwise, and a slot whose lease is lost is never free."""
+    assert ServerConcurrencySettings.model_fields["lease_storage"].default.endswith(".memory")
+    found = runpy.run_path(str(ROOT / "deployments" / "up.py"))["_environment"]("http://127.0.0.1:4200/api", None)
+    assert found["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
 
 
 @pytest.mark.parametrize(
