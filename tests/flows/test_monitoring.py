@@ -145,7 +145,7 @@ def test_a_failed_run_says_its_next_step_in_state_page_and_log(runs, traced, gpt
 
 
 def test_logs_arrive_from_the_process_that_a_worker_starts(runs, traced):
-    """A process worker runs `prefect flow-run execute ID`; here the id comes from a deployment as there."""
+    """A process worker starts Prefect's engine with a run's id; here the id comes from a deployment as there."""
     from flows.index import index_corpus
 
     flow_id = runs.client.create_flow(index_corpus)
@@ -154,7 +154,9 @@ def test_logs_arrive_from_the_process_that_a_worker_starts(runs, traced):
         parameters={"store": str(runs.folder / "s"), "cluster": "none"},
     )  # fmt: skip
     run = runs.client.create_flow_run_from_deployment(deployment)
-    done = runs.start(Path(sys.executable).parent / "prefect", "flow-run", "execute", run.id)
+    given = {"PREFECT__FLOW_RUN_ID": str(run.id), "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks"}
+    entrypoint = f"{ROOT}/flows/index.py:index_corpus"
+    done = runs.start(sys.executable, "-m", "prefect.flow_engine", entrypoint, **given)
     assert done.returncode == 0, done.stderr
     ours = [log.message for log in runs.logs(run.id) if log.name == "tasks.stage"]
     assert len(ours) == 1, ours  # once, though two ways lead a log there
