@@ -12,12 +12,14 @@ from datetime import timedelta
 
 from storage.factors import fit_ids, read_fit
 from storage.locks import is_held
-from storage.places import Place, remove_tree, tree_bytes
+from storage.places import Place, is_local, remove_tree, tree_bytes
 from storage.retention import RunSummary, used_fits
 from storage.sequences import corpus_fingerprint, current_parts
 from storage.store import Store
 
 KEPT = ("locks", "spill")  # under work/: lock files stay for those who wait
+
+BROKEN_OFF = "a file whose writing was broken off"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ def _work(store: Store) -> Iterator[tuple[Leftover, float]]:
             if not is_held(store, "corpus"):
                 yield _leftover("work", place, "parts of a corpus cut that was broken off: ingest goes on from them")
         else:
-            yield _leftover("work", place, "a file whose writing was broken off")
+            yield _leftover("work", place, BROKEN_OFF)
+    if is_local(store.root):  # JSON is written beside its last name
+        for place in sorted(store.root.rglob(".*.json.*")):
+            yield _leftover("work", place, BROKEN_OFF)
 
 
 def _factors(store: Store, staying: list[RunSummary]) -> Iterator[tuple[Leftover, float]]:

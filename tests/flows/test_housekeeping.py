@@ -268,9 +268,11 @@ def test_prune_finds_embeddings_of_replaced_parts_and_broken_work_and_leaves_the
     write_tensors(store, folder / "0-2.safetensors", {"embeddings": torch.zeros(2, 3)})
     (store.root / "work" / "cut-0").mkdir()
     (store.root / "work" / "part.parquet.0123456789ab").write_bytes(b"half")
+    (store.root / "factors" / ".manifest.json.01234567").write_text("{")
     found = find_leftovers(store, list_runs(store), timedelta(0))
     assert {(item.kind, item.name) for item in found} == {
-        ("embeddings", folder.name), ("work", "cut-0"), ("work", "part.parquet.0123456789ab")
+        ("embeddings", folder.name), ("work", "cut-0"), ("work", "part.parquet.0123456789ab"),
+        ("work", ".manifest.json.01234567"),
     }  # fmt: skip
     assert find_leftovers(store, list_runs(store), timedelta(days=1)) == []  # somebody may be writing them now
 
