@@ -71,13 +71,16 @@ def _environment(api: str, database: str | None) -> dict[str, str]:
     settings = {
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(ROOT / ".prefect")),
         "PREFECT_API_URL": api,
-        "PREFECT_UI_API_URL": api,  # the pages would ask port 4200
+        # Relative, so that pages find it at whatever port, and through a tunnel; they would ask port 4200 of loopback.
+        "PREFECT_UI_API_URL": "/api",
         # Kept in memory, the slots of runs would be lost with the server and never be free again.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": os.environ.get("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30"),  # seconds
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
+    if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        settings["PREFECT_API_AUTH_STRING"] = password
     return settings | ({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {})
 
 
@@ -141,7 +144,8 @@ def _wait_for(api: str, server: subprocess.Popen) -> None:
             if httpx.get(f"{api}/health", timeout=2).is_success:
                 return
         except httpx.TransportError:
-            time.sleep(0.2)
+            pass  # not listening yet
+        time.sleep(0.2)
     raise SystemExit(f"the server at {api} did not answer within {START_SECONDS} s")
 
 
