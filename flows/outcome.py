@@ -25,7 +25,7 @@ AGAIN = "Then run it again, by Retry or by the same command: finished parts are 
 
 def say_next_step(flow: Flow, run: FlowRun, state: State) -> None:
     """A hook of Prefect's: write why the run failed and what to do as a markdown artifact and into the run's log."""
-    error = get_state_exception(state)
+    error: BaseException = get_state_exception(state, _sync=True)  # type: ignore[call-arg]  # as below
     step = next_step(error)
     values = {"flow": flow.name, "run": run.name, "state": state.name, "reason": str(error), "step": step}
     artifact = MarkdownArtifact(

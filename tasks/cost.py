@@ -29,7 +29,11 @@ class Cost:
 
     def as_dict(self) -> dict[str, float]:
         """The figures for the run's row; GPU memory only where there is some."""
-        figures = {"seconds": round(self.seconds, 3), "bytes": self.bytes, "memory_bytes": self.memory_bytes}
+        figures: dict[str, float] = {
+            "seconds": round(self.seconds, 3),
+            "bytes": self.bytes,
+            "memory_bytes": self.memory_bytes,
+        }
         return figures | ({"gpu_memory_bytes": self.gpu_memory_bytes} if self.gpu_memory_bytes else {})
 
     def __str__(self) -> str:

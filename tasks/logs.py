@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from logging.handlers import QueueHandler
+from queue import SimpleQueue
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
@@ -30,7 +31,7 @@ def send_logs_to_prefect() -> None:
 def keeping_logs() -> Iterator[list[logging.LogRecord]]:
     """Keep what our packages log in the block, ready to be sent to another process."""
     records: list[logging.LogRecord] = []
-    keeper = _Keeper(records)  # type: ignore[arg-type]  # a list takes records as a queue does
+    keeper = _Keeper(records)
     loggers = _loggers()
     for logger in loggers:
         logger.addHandler(keeper)
@@ -50,8 +51,13 @@ def replay(records: Iterable[logging.LogRecord]) -> None:
 class _Keeper(QueueHandler):
     """Keeps records with their arguments formatted in, as those need not go through pickle."""
 
+    def __init__(self, records: list[logging.LogRecord]) -> None:
+        super().__init__(SimpleQueue())
+        self._records = records
+
     def enqueue(self, record: logging.LogRecord) -> None:
-        self.queue.append(record)
+        """Called with each record, prepared; the queue stays empty."""
+        self._records.append(record)
 
 
 def _loggers() -> list[logging.Logger]:
