@@ -89,8 +89,10 @@ def ask(store, statement):
     return run_user_sql(store, statement)[1]
 
 
-RELATIONS = ("documents", "sequences", "postings", "terms", "candidates", "influences", "layer_influences",
-             "token_influences", "self_influences", "modules", "query_compressions", "run_queries", "filter_audits")  # fmt: skip
+RELATIONS = (
+    "documents", "sequences", "postings", "terms", "candidates", "influences", "layer_influences", "token_influences",
+    "self_influences", "modules", "query_compressions", "run_queries", "filter_audits",
+)  # fmt: skip
 
 
 def test_the_tables_equal_those_of_a_store_on_a_disk(tmp_path, traced, gpt2, parts):

@@ -83,7 +83,6 @@ def test_threads_of_one_process_exclude_one_another(store):
 def test_a_store_in_an_object_store_is_locked_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("storage.locks.scratch", lambda *names: tmp_path.joinpath(*names))
     one, other = (Store(UPath(f"memory://bucket/{name}")) for name in ("one", "other"))
-    again = Store(UPath("memory://bucket/one"))
     with locked(one, "corpus"):
         with locked(other, "corpus", timeout=0.1):
             pass
