@@ -117,7 +117,8 @@ def test_a_run_does_not_wait_for_another_over_the_same_corpus_and_fit(tmp_path, 
 def test_a_run_keeps_to_its_corpus_while_another_adds_to_it(tmp_path, gpt2, files, alone):
     more = worlds.write_jsonl(tmp_path / "more.jsonl", [{"text": "The otter came home."}])
     first = walks.parameters(tmp_path / "s", gpt2, files)
-    with walks.halted(first, tmp_path / "log0", ("after lexical index", 0)) as other:
+    # Before its first query is created, when it holds no lock.
+    with walks.halted(first, tmp_path / "log0", ("after lexical index", "os.link")) as other:
         walks.walk(walks.parameters(tmp_path / "s", gpt2, [more], queries=HERON), tmp_path / "log1")
     assert other.exitcode == 0
     found = walks.tables(tmp_path / "s")

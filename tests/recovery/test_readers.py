@@ -14,6 +14,8 @@ from recovery.readers import COUNTS, look
 
 from flows.parameters import QueryParameters
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def looks(tmp_path_factory, gpt2):

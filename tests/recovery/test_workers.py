@@ -30,7 +30,7 @@ def test_a_run_completes_although_a_worker_is_killed_in_every_stage(tmp_path, gp
 def test_no_worker_outlives_a_killed_flow(tmp_path, gpt2):
     files = walks.three_files(tmp_path / "corpus")
     asked = walks.parameters(tmp_path / "s", gpt2, files, cluster="local")
-    with walks.halted(asked, tmp_path / "log", ("after lexical index", 0)) as process:
+    with walks.halted(asked, tmp_path / "log", ("after lexical index", "os.link")) as process:
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) >= 2
         process.kill()

@@ -46,7 +46,8 @@ PATIENCE = 180  # seconds until a walk counts as hung
 
 ROOT = Path(__file__).parents[2]
 
-Moment = tuple[str, int]  # before the n-th change of a stage, counted from 0
+# Before the n-th change of a stage, counted from 0, or before its first of a kind, by audit event.
+Moment = tuple[str, int | str]
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(["recovery.walks"])
 
@@ -153,7 +154,7 @@ def _walk(
     os.environ.update(environment or {})
     dask.config.set({"distributed.worker.preload": [preload] if preload else []})
     tasks.factors.SMALLEST_BLOCK, tasks.scores.BLOCK = 16, 12  # several jobs in each stage
-    doing = ["start"]
+    doing, moments = ["start"], [moment] if moment else []
     counts: dict[str, int] = {}
     descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     root = str(Path(asked.store).resolve()) + "/"
@@ -165,7 +166,8 @@ def _walk(
         if not path.startswith(root):
             return
         counts[doing[0]] = counts.get(doing[0], -1) + 1
-        if moment == (doing[0], counts[doing[0]]):
+        if moments and moments[0] in ((doing[0], counts[doing[0]]), (doing[0], event)):
+            moments.clear()
             os.kill(os.getpid(), sign)
         os.write(descriptor, (json.dumps([doing[0], event, path.removeprefix(root)]) + "\n").encode())
 
