@@ -102,6 +102,12 @@ def client(prefect_db):
 def test_an_artifact_s_key_has_no_capitals_or_points_and_one_without_a_key_is_on_no_list(client):
     from prefect import flow
     from prefect.artifacts import create_markdown_artifact, create_progress_artifact
+    from prefect.client.schemas.filters import (
+        ArtifactCollectionFilter,
+        ArtifactCollectionFilterLatestId,
+        ArtifactFilter,
+        ArtifactFilterId,
+    )
     from prefect.exceptions import PrefectHTTPStatusError
 
     made: dict = {}
@@ -115,10 +121,12 @@ def test_an_artifact_s_key_has_no_capitals_or_points_and_one_without_a_key_is_on
         made["page"] = create_markdown_artifact("x", key="pinned-key")
 
     leave()
-    latest = {collection.latest_id for collection in client.read_latest_artifacts(limit=200)}
-    assert made["page"] in latest
-    assert made["ring"] not in latest
-    assert made["ring"] in {artifact.id for artifact in client.read_artifacts(limit=200)}
+    wanted = ArtifactFilterId(any_=[made["page"], made["ring"]])
+    latest = ArtifactCollectionFilter(latest_id=ArtifactCollectionFilterLatestId(any_=wanted.any_))
+    listed = client.read_latest_artifacts(artifact_filter=latest)
+    assert [collection.latest_id for collection in listed] == [made["page"]]
+    found = client.read_artifacts(artifact_filter=ArtifactFilter(id=wanted))
+    assert {artifact.id for artifact in found} == {made["page"], made["ring"]}
 
 
 def test_a_task_s_timeout_does_not_stop_what_runs_in_a_thread(client):

@@ -81,7 +81,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def traced(bucket, gpt2, parts, prefect_db):
-    trace(parameters(f"{bucket}/team/s", gpt2, parts, cluster="local"))
+    trace(parameters(f"{bucket}/team/s", gpt2, parts))
     return open_store(f"{bucket}/team/s")
 
 
@@ -96,13 +96,23 @@ RELATIONS = (
 
 
 def test_the_tables_equal_those_of_a_store_on_a_disk(tmp_path, traced, gpt2, parts):
-    trace(parameters(str(tmp_path / "s"), gpt2, parts, cluster="local"))
-    local = open_store(tmp_path / "s")
+    trace(parameters(str(tmp_path / "s"), gpt2, parts))
+    assert_equal_tables(traced, open_store(tmp_path / "s"))
+
+
+@pytest.mark.e2e
+def test_workers_of_a_cluster_write_the_same_tables_into_the_bucket(traced, bucket, gpt2, parts):
+    trace(parameters(f"{bucket}/cluster/s", gpt2, parts, cluster="local"))
+    assert_equal_tables(traced, open_store(f"{bucket}/cluster/s"))
+
+
+def assert_equal_tables(one, other):
+    """Row for row, and none of them empty."""
     for relation in RELATIONS:
         statement = f"select * from {relation} order by all"
-        found = ask(traced, statement)
+        found = ask(one, statement)
         assert found, relation
-        assert found == ask(local, statement), relation
+        assert found == ask(other, statement), relation
 
 
 def test_the_same_experiment_again_writes_nothing(traced, bucket, gpt2, parts):

@@ -129,9 +129,7 @@ def kill_and_resume(world: World, folder: Path, moments: Iterable[tuple[str, int
         assert not redone - {"clock.json"}, f"{redone} written again after {moment}"
         assert_nothing_half_written(store)
         before = now
-    found = walks.tables(store)
-    for relation, rows in world.tables.items():
-        assert found[relation] == rows, relation
+    walks.assert_same(walks.tables(store), world.tables)
     left = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()}
     left = {path for path in left if not _is_first_name(path) and not path.startswith("work/locks/")}
     assert left <= undisturbed, f"left behind: {left - undisturbed}"

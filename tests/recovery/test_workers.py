@@ -21,9 +21,7 @@ def test_a_run_completes_although_a_worker_is_killed_in_every_stage(tmp_path, gp
     )
     walks.ended(process, tmp_path / "log")
     assert {mark.name for mark in marks.iterdir()} == set(PLACES)
-    found, expected = walks.tables(tmp_path / "s"), walks.tables(tmp_path / "calm")
-    for relation, rows in expected.items():
-        assert found[relation] == rows, relation
+    walks.assert_same(walks.tables(tmp_path / "s"), walks.tables(tmp_path / "calm"))
 
 
 @pytest.mark.e2e
