@@ -1,11 +1,26 @@
-"""How well a ranked list finds the true sources of a query: precision, reciprocal rank, and their uncertainty."""
+"""How well a ranked list finds the true sources of a query: places, metrics of them, and their uncertainty.
+
+A place counts from 1. k of precision@k, recall@k and capped recall@k is a place:
+
+precision@k       true among the first k / k
+recall@k          true among the first k / true
+capped recall@k   true among the first k / min(k, true): 1 where the first k could not hold more
+reciprocal rank   1 / the best place of a true one; its mean over queries is the MRR
+
+The metrics and the collapse of documents that mask one sentence are those of Akyürek et al. 2022 (arXiv 2205.11482).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+DEPTHS = (1, 3, 5, 10, 25)  # k of Akyürek et al.
+ROUNDS = 10_000  # resamples of a bootstrap
 
 
 @dataclass(frozen=True)
@@ -18,9 +33,30 @@ class Estimate:
     n: int
 
 
+@dataclass(frozen=True)
+class Spread:
+    """One figure over several seeds; the standard deviation is that of a sample, None of one seed."""
+
+    mean: float
+    deviation: float | None
+    low: float
+    high: float
+    n: int
+
+
 def precision_at(k: int, true_ranks: Sequence[int]) -> float:
     """Share of the first k places that hold a true source; ranks count from 1."""
     return sum(rank <= k for rank in true_ranks) / k
+
+
+def recall_at(k: int, true_ranks: Sequence[int]) -> float:
+    """Share of the true sources, all of which have a place, that stand in the first k."""
+    return sum(rank <= k for rank in true_ranks) / len(true_ranks)
+
+
+def capped_recall_at(k: int, true_ranks: Sequence[int]) -> float:
+    """The same of as many true sources as k places could hold."""
+    return sum(rank <= k for rank in true_ranks) / min(k, len(true_ranks))
 
 
 def reciprocal_rank(true_ranks: Sequence[int]) -> float:
@@ -28,9 +64,95 @@ def reciprocal_rank(true_ranks: Sequence[int]) -> float:
     return 1 / min(true_ranks) if true_ranks else 0.0
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0, rounds: int = 10_000) -> Estimate:
+def retrieval_metrics(true_ranks: Sequence[int]) -> dict[str, float]:
+    """Every metric of one query whose true sources, at least one, have these places."""
+    found = {"mrr": reciprocal_rank(true_ranks)}
+    for name, metric in (("precision", precision_at), ("recall", recall_at), ("capped_recall", capped_recall_at)):
+        found |= {f"{name}@{k}": metric(k, true_ranks) for k in DEPTHS}
+    return found
+
+
+def tie_breakers(names: Sequence[str]) -> np.ndarray:
+    """A number per name that puts equal scores in an order: blind to the truth, the same on every machine."""
+    digests = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
+    return np.frombuffer(digests, dtype="<u8")
+
+
+class Candidates:
+    """Scored rows of several queries, and which of them are one thing to be ranked.
+
+    row_queries[i]  the query of row i
+    row_keys[i]     what row i is a part of: a document, or the sentence that it masks; its score is its best row's
+    row_truths[i]   whether the row is a true source; a key is one if any of its rows is
+    """
+
+    def __init__(self, row_queries: Sequence[str], row_keys: Sequence[str], row_truths: Sequence[bool]) -> None:
+        self.queries, queries = _numbered(row_queries)
+        keys, numbers = _numbered(row_keys)
+        self._order = np.lexsort((numbers, queries))
+        queries, numbers = queries[self._order], numbers[self._order]
+        new = np.ones(len(queries), np.bool_)
+        new[1:] = (np.diff(queries) != 0) | (np.diff(numbers) != 0)
+        self._starts = np.flatnonzero(new)
+        self._queries = queries[self._starts]
+        self._truths = np.logical_or.reduceat(np.asarray(row_truths, np.bool_)[self._order], self._starts)
+        # Of query and key: a key that won every tie would win them for all queries alike.
+        pairs = zip(self._queries.tolist(), numbers[self._starts].tolist(), strict=True)
+        self._ties = tie_breakers([f"{self.queries[q]}\n{keys[k]}" for q, k in pairs])
+
+    def true_ranks(self, row_scores: np.ndarray) -> dict[str, list[int]]:
+        """By query, the places of its true keys, ascending; a row without a score (NaN) comes after every other."""
+        scores = np.asarray(row_scores, np.float64)[self._order]
+        best = np.maximum.reduceat(np.where(np.isnan(scores), -np.inf, scores), self._starts)
+        order = np.lexsort((self._ties, -best, self._queries))
+        places = np.arange(len(order)) - np.searchsorted(self._queries, self._queries) + 1
+        true = self._truths[order]
+        ends = np.searchsorted(self._queries[true], np.arange(1, len(self.queries)))
+        found = np.split(places[true], ends)
+        return dict(zip(self.queries, (ranks.tolist() for ranks in found), strict=True))
+
+
+def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    distinct = sorted(set(names))
+    number = {name: k for k, name in enumerate(distinct)}
+    return distinct, np.array([number[name] for name in names], np.int64)
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0, rounds: int = ROUNDS) -> Estimate:
     """The mean with the 2.5 and 97.5 percentiles of means over resampled queries (percentile bootstrap)."""
+    return bootstrap_clusters(values, np.arange(len(values)), seed, rounds)
+
+
+def bootstrap_clusters(
+    values: Sequence[float], clusters: Sequence[int] | np.ndarray, seed: int = 0, rounds: int = ROUNDS
+) -> Estimate:
+    """The same where observations come in clusters that are resampled whole, as one query under several seeds does.
+
+    n counts the clusters.
+    """
     x = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(x), size=(rounds, len(x)))
-    low, high = np.percentile(x[draws].mean(axis=1), [2.5, 97.5])
-    return Estimate(float(x.mean()), float(low), float(high), len(x))
+    _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, sizes = np.bincount(numbers, x), np.bincount(numbers)
+    n, random = len(sums), np.random.default_rng(seed)
+    means = np.empty(rounds)
+    step = max(1, 2**22 // n)  # rounds at a time: 32 MiB of indices
+    for start in range(0, rounds, step):
+        draws = random.integers(0, n, size=(min(step, rounds - start), n))
+        means[start : start + step] = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(x.mean()), float(low), float(high), n)
+
+
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int] | np.ndarray | None = None
+) -> Estimate:
+    """Mean of ours − theirs on the same queries with its interval, narrower than those of two means would suggest."""
+    differences = np.subtract(ours, theirs)
+    return bootstrap_clusters(differences, np.arange(len(differences)) if clusters is None else clusters)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """One figure per seed to their mean, standard deviation and range."""
+    n, mean = len(values), math.fsum(values) / len(values)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
+    return Spread(mean, deviation, min(values), max(values), n)
