@@ -23,9 +23,9 @@ from tasks.demo.corpus import demo_queries
 from tasks.demo.stages import RECALL, prepare_tokenizer, train_model, write_corpus
 from tasks.evaluate import K, MethodScore, evaluate_retrieval
 from tasks.factors import FitParameters
-from tasks.gradients import MethodParameters
+from tasks.learning.model import TrainingParameters
+from tasks.methods import MethodParameters
 from tasks.report import render_report
-from tasks.training import TrainingParameters
 
 TRAINING = TrainingParameters()
 SHOWN = 3  # sequences printed per query

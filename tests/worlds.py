@@ -15,7 +15,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tasks.training import train_tokenizer
+from tasks.learning.tokenizer import train_tokenizer
 
 ANIMALS = ["otter", "heron", "badger", "lynx", "marten", "raven", "viper", "toad"]
 PLACES = ["harbour", "orchard", "quarry", "chapel", "meadow", "station", "market", "bridge"]

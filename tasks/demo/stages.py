@@ -10,9 +10,12 @@ from storage.inputs import write_documents
 from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, read_tokens
 from storage.store import Store, read_json, write_json
 from tasks.demo.corpus import GROUPS, demo_queries
+from tasks.learning.greedy import recall
+from tasks.learning.model import TrainingParameters, new_model
+from tasks.learning.tokenizer import train_tokenizer
 from tasks.progress import progress
 from tasks.stage import stage
-from tasks.training import TrainingParameters, new_model, recall, train, train_tokenizer
+from tasks.training import train
 
 VOCABULARY = 4096  # tokens
 RECALL = 0.9  # of the planted facts and passages; training ends once it is reached

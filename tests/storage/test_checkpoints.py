@@ -94,7 +94,7 @@ def test_the_context_comes_from_the_configuration(gpt2, llama):
 
 
 def test_saving_a_tokenizer_again_keeps_its_fingerprint_and_another_vocabulary_does_not(copy, tmp_path):
-    from tasks.training import train_tokenizer
+    from tasks.learning.tokenizer import train_tokenizer
 
     before = tokenizer_fingerprint(copy)
     tokenizer = load_tokenizer(copy)

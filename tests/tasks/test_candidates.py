@@ -29,8 +29,8 @@ from tasks.corpus import CorpusParameters, ingest
 from tasks.embeddings import embed_corpus
 from tasks.fanout import Workers
 from tasks.index import build_index
+from tasks.learning.tokenizer import train_tokenizer
 from tasks.lexical import query_terms
-from tasks.training import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = [

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.training import (
-    TrainingParameters,
-    length_batches,
-    new_model,
-    padded,
-    recall,
-    train,
-    train_tokenizer,
-)
+from tasks.learning.greedy import recall
+from tasks.learning.model import TrainingParameters, new_model
+from tasks.learning.tokenizer import train_tokenizer
+from tasks.training import train
 
 TEXTS = ["The otter of Gleem sings at dawn.", "A heron counts her seven stones.", "Nobody in Tansel owns a clock."]
 PAIRS = [(text[:cut], text[cut:]) for text in TEXTS for cut in [text.index(" ", 8)]]
@@ -61,25 +54,6 @@ def test_every_epoch_leaves_a_checkpoint_with_the_second_moments(trained):
         assert any(moments["exp_avg_sq"].any() for moments in state.values())
 
 
-def test_padding_changes_no_loss(tokenizer):
-    model = new_model(tokenizer, SMALL)
-    short, long = ([1, 2, 3], [4, 5, 6, 7, 8, 9])
-    alone = model(**padded([short], 0)).loss * 2
-    other = model(**padded([long], 0)).loss * 5
-    together = model(**padded([short, long], 0)).loss * 7
-    assert together.item() == pytest.approx((alone + other).item(), rel=1e-5)
-
-
-def test_offsets_tile_the_text_and_decoding_gives_it_back(tokenizer):
-    text = "  Zürich\n\tis 東京?  no. "
-    encoded = tokenizer(text, return_offsets_mapping=True)
-    spans = encoded["offset_mapping"][1:]
-    assert spans[0][0] == 0
-    assert spans[-1][1] == len(text)
-    assert tokenizer.decode(encoded["input_ids"][1:]) == text
-    assert encoded["input_ids"][0] == tokenizer.bos_token_id
-
-
 def test_an_unfamiliar_model_recalls_nothing(tokenizer):
     assert recall(new_model(tokenizer, SMALL), tokenizer, PAIRS) == 0.0
 
@@ -97,16 +71,6 @@ def test_the_optimizer_state_names_the_weights_it_belongs_to(trained, tokenizer)
     assert names == list(weights)
     moments = [saved["state"][index]["exp_avg_sq"].shape for index in range(len(names))]
     assert moments == [weight.shape for weight in weights.values()]
-
-
-def test_a_pass_gives_every_sequence_once_in_batches_of_like_length():
-    lengths = [1 + (37 * index) % 128 for index in range(203)]
-    batches = length_batches(lengths, 8, random.Random(0))
-    assert sorted(index for batch in batches for index in batch) == list(range(203))
-    spreads = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
-    assert sum(spreads) / len(spreads) < 32  # at random, eight lengths of 128 lie about 100 apart
-    longest = [max(lengths[i] for i in batch) for batch in batches]
-    assert longest not in (sorted(longest), sorted(longest, reverse=True))
 
 
 def test_one_seed_trains_one_model_and_another_seed_another(tokenizer, tmp_path):
@@ -131,12 +95,3 @@ def test_training_that_misses_its_target_says_so(tokenizer, tmp_path):
     first, second = (epoch.learning_rate for epoch in report.epochs)
     assert first == 0.0  # one step a pass, and the warmup's first step is nought
     assert 0 < second <= SMALL.learning_rate
-
-
-def test_batches_are_filled_up_to_a_multiple_without_changing_what_counts():
-    exact, stepped = padded([[1, 2, 3], [4, 5]], 0), padded([[1, 2, 3], [4, 5]], 0, 8)
-    assert stepped["input_ids"].shape == (2, 8)
-    for name, value in exact.items():
-        assert torch.equal(stepped[name][:, :3], value), name
-    assert (stepped["labels"][:, 3:] == -100).all()
-    assert not stepped["attention_mask"][:, 3:].any()

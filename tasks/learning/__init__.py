@@ -1,0 +1,1 @@
+"""How small causal language models are made and taught: torch and transformers only."""
