@@ -120,35 +120,30 @@ def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0, rounds: int = ROUNDS) -> Estimate:
     """The mean with the 2.5 and 97.5 percentiles of means over resampled queries (percentile bootstrap)."""
-    return bootstrap_clusters(values, np.arange(len(values)), seed, rounds)
+    return bootstrap_means(np.asarray(values, np.float64)[:, None], np.arange(len(values)), seed, rounds)[0]
 
 
-def bootstrap_clusters(
-    values: Sequence[float], clusters: Sequence[int] | np.ndarray, seed: int = 0, rounds: int = ROUNDS
-) -> Estimate:
-    """The same where observations come in clusters that are resampled whole, as one query under several seeds does.
+def bootstrap_means(
+    values: np.ndarray, clusters: Sequence[str] | np.ndarray, seed: int = 0, rounds: int = ROUNDS
+) -> list[Estimate]:
+    """The same of each column of values [observation, column], all columns on the same resamples.
 
-    n counts the clusters.
+    Observations of one cluster are resampled together, as those of one query under several seeds; n counts clusters.
     """
-    x = np.asarray(values, dtype=np.float64)
     _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
-    sums, sizes = np.bincount(numbers, x), np.bincount(numbers)
-    n, random = len(sums), np.random.default_rng(seed)
-    means = np.empty(rounds)
-    step = max(1, 2**22 // n)  # rounds at a time: 32 MiB of indices
+    sizes = np.bincount(numbers).astype(np.float64)
+    sums = np.stack([np.bincount(numbers, column) for column in values.T], axis=1)
+    n, random = len(sizes), np.random.default_rng(seed)
+    means = np.empty((rounds, values.shape[1]))
+    step = max(1, 2**21 // n)  # rounds at a time: 16 MiB of draws
     for start in range(0, rounds, step):
         draws = random.integers(0, n, size=(min(step, rounds - start), n))
-        means[start : start + step] = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(x.mean()), float(low), float(high), n)
-
-
-def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int] | np.ndarray | None = None
-) -> Estimate:
-    """Mean of ours − theirs on the same queries with its interval, narrower than those of two means would suggest."""
-    differences = np.subtract(ours, theirs)
-    return bootstrap_clusters(differences, np.arange(len(differences)) if clusters is None else clusters)
+        flat = draws + n * np.arange(len(draws))[:, None]
+        counts = np.bincount(flat.ravel(), minlength=draws.size).reshape(draws.shape).astype(np.float64)
+        means[start : start + step] = (counts @ sums) / (counts @ sizes)[:, None]
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    bounds = zip(values.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Estimate(value, *ends, n) for value, *ends in bounds]
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -5,10 +5,9 @@ import pytest
 
 from tasks.evaluation.ranking import (
     Candidates,
-    bootstrap_clusters,
     bootstrap_mean,
+    bootstrap_means,
     capped_recall_at,
-    paired_difference,
     precision_at,
     recall_at,
     reciprocal_rank,
@@ -90,18 +89,21 @@ def test_the_bootstrap_interval_covers_the_mean_of_a_normal_sample_as_theory_say
 
 def test_a_query_seen_under_three_seeds_counts_once_in_the_interval():
     x = np.random.default_rng(2).normal(0.0, 1.0, 200)
-    alone, thrice = bootstrap_mean(x), bootstrap_clusters(np.tile(x, 3), np.tile(np.arange(200), 3))
+    alone, (thrice,) = bootstrap_mean(x), bootstrap_means(np.tile(x, 3)[:, None], np.tile(np.arange(200), 3))
     assert thrice.n == 200
     assert (thrice.value, thrice.ci_low, thrice.ci_high) == pytest.approx((alone.value, alone.ci_low, alone.ci_high))
 
 
-def test_a_paired_difference_has_the_interval_of_the_differences():
+def test_columns_share_their_resamples_so_that_a_difference_is_paired():
     random = np.random.default_rng(3)
     theirs = random.normal(0.0, 5.0, 300)
     ours = theirs + random.normal(0.5, 0.1, 300)
-    difference = paired_difference(ours, theirs)
-    assert difference.value == pytest.approx(0.5, abs=0.02)
-    assert difference.ci_high - difference.ci_low == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(300), rel=0.15)
+    columns = np.stack([ours, theirs, ours - theirs], axis=1)
+    found = bootstrap_means(columns, np.arange(300))
+    assert vars(found[0]) == pytest.approx(vars(bootstrap_mean(ours)))
+    assert found[2].value == pytest.approx(0.5, abs=0.02)
+    assert found[2].ci_high - found[2].ci_low == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(300), rel=0.15)
+    assert found[0].ci_high - found[0].ci_low == pytest.approx(2 * 1.96 * 5.0 / np.sqrt(300), rel=0.15)
 
 
 def test_the_spread_over_seeds_is_mean_sample_deviation_and_range():
