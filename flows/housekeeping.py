@@ -102,7 +102,7 @@ def delete(
     yes: YesOption = False,
     now: NowOption = False,
 ) -> None:
-    """Let runs vanish from every table at once; their queries stay."""
+    """Let runs vanish from every table at once; their queries stay, and wait again only after headwater retry."""
     from storage.retention import GRACE, delete_runs, find_run, remove_unused, unused_without
     from storage.store import open_store
 

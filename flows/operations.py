@@ -26,7 +26,8 @@ def submit(
     queries: Annotated[str | None, typer.Option(help="JSON lines with prompt, completion, query_id")] = None,
 ) -> None:
     """Hand in queries for the next scheduled trace; safe from many processes at once."""
-    from storage.prompts import make_prompt, read_prompts, register_prompts
+    from storage.inbox import submit as hand_in
+    from storage.prompts import make_prompt, read_prompts
     from storage.store import open_store
 
     if (queries is None) == (completion is None) or (queries and (prompt or query_id)):
@@ -37,7 +38,7 @@ def submit(
             remedy="Give one of them.",
         )
     asked = read_prompts(queries) if queries else [make_prompt(prompt or "", completion or "", query_id)]
-    new = register_prompts(open_store(store), asked)
+    new = hand_in(open_store(store), asked)
     for known in [] if queries else asked:
         typer.echo(f"{printable(known.query_id)}{'' if new else ' is known: it came in before, in the same words'}")
     typer.echo(f"{len(new):,} of {len(asked):,} queries are new in {store}")
@@ -46,9 +47,12 @@ def submit(
 
 def retry(
     store: StoreOption,
-    queries: Annotated[list[str] | None, typer.Argument(help="ids of failed queries; none: all of them")] = None,
+    queries: Annotated[
+        list[str] | None,
+        typer.Argument(help="queries that failed or whose run was deleted; none: all failed"),
+    ] = None,
 ) -> None:
-    """Let failed queries wait again for the next scheduled trace."""
+    """Let queries wait again for the next scheduled trace."""
     from storage.inbox import retry as retry_failed
     from storage.store import open_store
 

@@ -1,24 +1,41 @@
 """The inbox: which queries wait for a trace, which failed and why, and the wish to try them again.
 
-A query waits from its submission until a complete run holds it or an attempt fails; a retry lets it wait again.
+A query waits from its submission until a complete run holds it or an attempt fails. It stays answered when that run is
+deleted; a retry lets it wait again. Queries of a trace by hand do not wait, unless somebody submits them too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
+from storage.clock import TICK, store_time
 from storage.database import rows, session
 from storage.digests import digest_of
 from storage.errors import InputError
-from storage.prompts import Prompt
+from storage.prompts import Prompt, query_file, register_prompts
 from storage.store import Store
-from storage.tables import write_part
+from storage.tables import create_part, has_part, write_part
 
 STATES = ("waiting", "failed", "answered")
 LONGEST = 2000  # characters of an error that are kept
-TICK = timedelta(microseconds=1)
+RELATION = "query_submissions"
+
+
+def submit(store: Store, prompts: list[Prompt]) -> list[Prompt]:
+    """Hand queries in for the next scheduled trace; those that the store did not know before.
+
+    Safe from many processes at once. Killed in between, a query is registered and does not wait: submit it again.
+    """
+    new = register_prompts(store, prompts)
+    asked = [prompt.query_id for prompt in prompts if not has_part(store, RELATION, query_file(prompt.query_id))]
+    if asked:
+        now = store_time(store, len(asked))
+        for k, query_id in enumerate(asked):
+            columns = {"query_id": [query_id], "submitted_at": [now + k * TICK]}
+            create_part(store, RELATION, query_file(query_id), columns=columns)
+    return new
 
 
 def waiting_prompts(store: Store, most: int) -> list[Prompt]:
@@ -46,36 +63,41 @@ def record_failures(store: Store, errors: dict[str, str]) -> None:
         states = {row["query_id"]: row for row in query_states(store, errors)}
         columns = {
             "query_id": list(errors),
-            "failed_at": [_after(states.get(query_id, {}).get("retried_at")) for query_id in errors],
+            "failed_at": [_after(states.get(query_id, {}), "retried_at", "deleted_at") for query_id in errors],
             "error": [error[:LONGEST] for error in errors.values()],
         }
         write_part(store, "query_failures", _name(columns), columns=columns)
 
 
 def retry(store: Store, ids: Iterable[str] = ()) -> list[str]:
-    """Let failed queries wait again, all of them without names; their ids. One that did not fail is refused."""
+    """Let queries wait again: those named, which failed or whose run was deleted, or all that failed; their ids."""
     asked = list(dict.fromkeys(ids))
     states = {row["query_id"]: row for row in query_states(store, asked)}
     for query_id in asked:
-        state = states.get(query_id, {}).get("state")
-        if state != "failed":
+        row = states.get(query_id)
+        if row is None or not (row["state"] == "failed" or _is_deleted(row)):
             raise InputError(
                 f"query {query_id!r}",
-                expected="one that failed",
-                found=f"one that is {state}" if state else "none of that id",
+                expected="one that failed, or whose run was deleted",
+                found=f"one that is {row['state']}" if row else "none of that id",
                 remedy="See which there are: headwater status --store PATH",
             )
-    failed = [query_id for query_id, row in states.items() if row["state"] == "failed"]
-    if failed:
-        columns = {"query_id": failed, "retried_at": [_after(states[query_id]["failed_at"]) for query_id in failed]}
+    chosen = asked or [query_id for query_id, row in states.items() if row["state"] == "failed"]
+    if chosen:
+        times = [_after(states[query_id], "failed_at", "deleted_at") for query_id in chosen]
+        columns = {"query_id": chosen, "retried_at": times}
         write_part(store, "query_retries", _name(columns), columns=columns)
-    return failed
+    return chosen
 
 
-def _after(earlier: datetime | None) -> datetime:
-    """Now in UTC, or just after `earlier` where the machine's clock was set back since."""
-    now = datetime.now(UTC).replace(tzinfo=None)
-    return now if earlier is None else max(now, earlier + TICK)
+def _is_deleted(row: dict[str, Any]) -> bool:
+    return row["state"] == "answered" and row["run_id"] is None
+
+
+def _after(state: dict[str, Any], *events: str) -> datetime:
+    """Now in UTC, or just after the last of the events where the machine's clock was set back since."""
+    earlier = [state[event] + TICK for event in events if state.get(event)]
+    return max([datetime.now(UTC).replace(tzinfo=None), *earlier])
 
 
 def _name(columns: dict[str, list]) -> str:

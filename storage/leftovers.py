@@ -17,7 +17,7 @@ from storage.retention import RunSummary, used_fits
 from storage.sequences import corpus_fingerprint, current_parts
 from storage.store import Store
 
-KEPT = ("locks", "spill")  # under work/: lock files stay for those who wait
+KEPT = ("locks", "spill", "pending")  # under work/: lock files and unfinished batches stay for those who come
 
 BROKEN_OFF = "a file whose writing was broken off"
 

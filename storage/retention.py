@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from typing import Any
 
 from storage.clock import store_time
 from storage.database import rows, session
-from storage.errors import InputError
+from storage.errors import InputError, StoreError
 from storage.factors import fit_ids, read_fit
 from storage.homes import HOUSED, NOWHERE, OWN, Homes, read_homes
 from storage.locks import is_held, locked
@@ -18,9 +19,14 @@ from storage.merging import remove_superseded, settle
 from storage.places import entries, remove_tree, tree_bytes
 from storage.staging import discard
 from storage.store import Store, safe_name
+from storage.tables import has_part, read_part, write_part
 
-UNCURVED = {"identity", "bm25", "tfidf", "random"}  # methods that need no factors
+UNCURVED = {
+    "identity", "bm25", "tfidf", "lucene", "random", "tracin", "embedding", "tracin+embedding", "bm25plus",
+    "random_target",
+}  # fmt: skip  # methods that need no factors
 GRACE = timedelta(hours=1)  # that a reader's longest query may take
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,17 +115,37 @@ def find_run(store: Store, run_id: str) -> RunSummary:
 def delete_runs(store: Store, run_ids: list[str], grace: timedelta = GRACE) -> int:
     """Let runs vanish from every relation at once; returns how many files could go at once.
 
+    Their queries stay answered: what was deleted is not to be traced again until somebody asks for it.
     Files that readers may have listed leave the disk with the first compaction or deletion after `grace`.
     """
     with ExitStack() as held:
         for run_id in sorted(run_ids):
             held.enter_context(locked(store, run_id, timeout=0))  # a run that is at work is not deleted under itself
         with locked(store, "compact"):
+            _keep_answers(store, run_ids)
             settle(store, {run_id: (NOWHERE, 0) for run_id in run_ids})
             for run_id in run_ids:
                 store.file("evaluations", run_id).unlink(missing_ok=True)
                 discard(store, run_id)
             return remove_superseded(store, grace)
+
+
+def _keep_answers(store: Store, run_ids: list[str]) -> None:
+    """Note which queries the complete ones of these runs answered, before they go."""
+    pairs: list[tuple[str, str]] = []
+    for run_id in run_ids:
+        if has_part(store, "runs", run_id):
+            try:
+                found = read_part(store, "run_queries", run_id, columns=["query_id"])["query_id"].to_pylist()
+            except StoreError as error:  # damaged, and deleted for that; its queries wait again
+                log.warning("run %s is deleted without a note of which queries it answered: %s", run_id, error)
+                continue
+            pairs += [(query_id, run_id) for query_id in found]
+    if pairs:
+        now = store_time(store)
+        queries, runs = map(list, zip(*pairs, strict=True))
+        columns = {"query_id": queries, "run_id": runs, "deleted_at": [now] * len(pairs)}
+        write_part(store, "deleted_answers", f"{now:%Y%m%dT%H%M%S%f}", columns=columns)
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,16 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # one row per failed attempt to trace a query
     "query_failures": _schema(("query_id", pa.string()), ("failed_at", pa.timestamp("us")), ("error", pa.string())),
+    # one row per query that was handed in for the next scheduled trace; the others were named by a trace of their own
+    "query_submissions": _schema(("query_id", pa.string()), ("submitted_at", pa.timestamp("us"))),
     # one row per request to try a failed query again
     "query_retries": _schema(("query_id", pa.string()), ("retried_at", pa.timestamp("us"))),
     # one row per (run, query, sequence, filter)
     "candidates": _schema(*_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())),
+    # one row per (query, run that answered it and was deleted since)
+    "deleted_answers": _schema(
+        ("query_id", pa.string()), ("run_id", pa.string()), ("deleted_at", pa.timestamp("us"))
+    ),
     # one row per (run, query, sequence, method)
     "influences": _schema(
         *_RUN,
@@ -179,7 +185,7 @@ INDEXES: dict[Terms, tuple[str, ...]] = {
 }
 
 # Relations whose rows belong to one run: the views show them only once that run is in `runs`.
-_OTHERS = {"runs", "evaluations", "merges"}
+_OTHERS = {"runs", "evaluations", "merges", "deleted_answers"}
 RUN_RELATIONS = tuple(name for name, schema in SCHEMAS.items() if "run_id" in schema.names and name not in _OTHERS)
 
 

@@ -21,10 +21,13 @@ from flows.parameters import (
 from flows.pending import trace_pending
 from flows.refit import refit_factors
 from flows.refresh import refresh_corpus
+from storage.batches import begin_batch, unfinished_batches
 from storage.catalog import run_user_sql
 from storage.errors import InputError, StoreError
 from storage.inbox import query_states, record_failures, retry
+from storage.inbox import submit as hand_in
 from storage.prompts import make_prompt, register_prompts
+from storage.retention import delete_runs
 from storage.store import open_store
 from tasks.compute import ComputeParameters
 from tasks.factors import FitParameters
@@ -138,7 +141,7 @@ def answer(store: Path, model: Path, batch: int = 64) -> list[str]:
 
 def submit(store: Path, **queries: str) -> None:
     prompts = [make_prompt("The otter went to the", words, name) for name, words in queries.items()]
-    register_prompts(open_store(store), prompts)
+    hand_in(open_store(store), prompts)
 
 
 def test_queries_are_answered_once_and_one_that_cannot_be_is_noted_and_stops_no_other(fed, gpt2):
@@ -172,7 +175,7 @@ def test_a_query_that_fails_late_is_found_among_the_others(fed, gpt2, monkeypatc
 def test_an_error_that_all_queries_share_is_the_flows_own(fed, gpt2, monkeypatch):
     submit(fed, one=" harbour.", two=" quarry.")
     full = StoreError("writing", expected="room on the disk", found="none left", remedy="Free some space.")
-    for error in (full, RuntimeError("the machine is on fire")):
+    for error in (full, full, full, full, RuntimeError("the machine is on fire")):
 
         def trace(parameters, error=error):
             raise error
@@ -181,6 +184,81 @@ def test_an_error_that_all_queries_share_is_the_flows_own(fed, gpt2, monkeypatch
         with pytest.raises(type(error)):
             answer(fed, gpt2)
         assert states(fed) == {"one": "waiting", "two": "waiting"}
+
+
+def test_a_lone_query_that_breaks_every_trace_fails_before_its_schedule_is_paused(fed, gpt2, monkeypatch):
+    """Two flow runs fail, in case the error is everybody's; the third notes the query's failure and completes."""
+
+    def trace(parameters):
+        raise InfluenceError("its gradient is not finite")
+
+    monkeypatch.setattr(pending, "trace", trace)
+    submit(fed, poison=" meadow.")
+    for _ in range(2):
+        with pytest.raises(InfluenceError):
+            answer(fed, gpt2)
+        assert states(fed) == {"poison": "waiting"}
+    assert answer(fed, gpt2) == []
+    assert states(fed) == {"poison": "failed"}
+    assert query_states(open_store(fed))[0]["error"] == "its gradient is not finite"
+    assert unfinished_batches(open_store(fed)) == []
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[list[str]]:
+    """The queries of each trace that is asked for; none is carried out."""
+    found: list[list[str]] = []
+
+    def trace(parameters):
+        found.append([query.query_id for query in parameters.queries])
+        return f"run-{len(found)}"
+
+    monkeypatch.setattr(pending, "trace", trace)
+    return found
+
+
+def test_a_batch_that_was_broken_off_goes_on_as_it_was_whatever_came_since(fed, gpt2, monkeypatch, asked):
+    real = pending.trace
+
+    def stopped(parameters):
+        real(parameters)
+        raise KeyboardInterrupt
+
+    submit(fed, one=" harbour.", two=" quarry.")
+    monkeypatch.setattr(pending, "trace", stopped)
+    with pytest.raises(BaseException):  # noqa: B017, PT011  # Prefect has a name of its own for it
+        answer(fed, gpt2)
+    monkeypatch.setattr(pending, "trace", real)
+    submit(fed, three=" chapel.")
+    assert len(answer(fed, gpt2)) == 2
+    assert asked == [["one", "two"], ["one", "two"], ["three"]]
+
+
+def test_queries_whose_traces_are_killed_are_told_apart_and_fail_in_the_end(fed, gpt2, asked):
+    """A process that is killed says nothing: only that it began is known."""
+    submit(fed, one=" harbour.", two=" quarry.", three=" chapel.")
+    for ids in (["one", "two"], ["three"]):
+        for _ in range(pending.ATTEMPTS):
+            begin_batch(open_store(fed), ids)
+    answer(fed, gpt2)
+    assert sorted(asked) == [["one"], ["two"]]
+    assert states(fed)["three"] == "failed"
+    assert "3 that were killed" in str(query_states(open_store(fed), ["three"])[0]["error"])
+
+
+def test_what_retention_let_go_is_not_traced_again(fed, gpt2):
+    submit(fed, one=" harbour.")
+    delete_runs(open_store(fed), answer(fed, gpt2))
+    assert answer(fed, gpt2) == []
+    retry(open_store(fed), ["one"])
+    assert len(answer(fed, gpt2)) == 1
+    assert states(fed) == {"one": "answered"}
+
+
+def test_a_query_of_a_trace_by_hand_is_not_traced_by_the_schedule_too(fed, gpt2, asked):
+    register_prompts(open_store(fed), [make_prompt("The otter went to the", " harbour.", "by hand")])
+    assert answer(fed, gpt2) == []
+    assert asked == []
 
 
 def test_queries_wait_for_a_corpus(tmp_path, refresh, gpt2):
@@ -212,10 +290,10 @@ def test_without_a_corpus_there_is_nothing_to_fit(tmp_path, refresh, gpt2):
 
 def test_runs_whose_queries_name_a_truth_of_the_corpus_are_evaluated_once(fed, gpt2):
     place = open_store(fed)
-    register_prompts(place, [make_prompt("The otter went to the", " harbour.", "true", '{"colour": "blue"}')])
+    hand_in(place, [make_prompt("The otter went to the", " harbour.", "true", '{"colour": "blue"}')])
     answer(fed, gpt2)
-    register_prompts(place, [make_prompt("The lynx went to the", " quarry.", "ticket", '{"ticket": "HW-12"}')])
-    register_prompts(place, [make_prompt("The toad went to the", " chapel.", "plain")])
+    hand_in(place, [make_prompt("The lynx went to the", " quarry.", "ticket", '{"ticket": "HW-12"}')])
+    hand_in(place, [make_prompt("The toad went to the", " chapel.", "plain")])
     answer(fed, gpt2)
 
     parameters = EvaluationParameters(store=str(fed))

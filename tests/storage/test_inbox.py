@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from storage import inbox
+from storage.batches import Batch, begin_batch, discount_attempt, end_batch, unfinished_batches
 from storage.database import session
 from storage.errors import InputError, MismatchError
-from storage.inbox import count_states, query_states, record_failures, retry, waiting_prompts
+from storage.inbox import count_states, query_states, record_failures, retry, submit, waiting_prompts
 from storage.prompts import make_prompt, query_file, register_prompts
+from storage.retention import delete_runs
 from storage.schemas import SCHEMAS
 from storage.store import create_store, open_store
 from storage.tables import read_part, write_part
@@ -26,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def store(tmp_path):
     store = create_store(tmp_path / "s")
-    register_prompts(store, [make_prompt("p", f" {name}", name) for name in ("late", "early")])
+    submit(store, [make_prompt("p", f" {name}", name) for name in ("late", "early")])
     return store
 
 
@@ -58,6 +60,59 @@ def test_a_query_waits_fails_waits_again_and_is_answered(store):
     answer(store, "run-1", "late")
     assert states(store) == {"late": "answered", "early": "waiting"}
     assert count_states(store) == {"waiting": 1, "failed": 0, "answered": 1}
+
+
+def test_a_query_of_a_deleted_run_stays_answered_until_somebody_asks_again(store):
+    """Else a schedule would trace again whatever retention lets go."""
+    for k in (1, 2):
+        answer(store, f"run-{k}", "late")
+        delete_runs(store, [f"run-{k}"])
+        assert states(store) == {"late": "answered", "early": "waiting"}
+        assert query_states(store, ["late"])[0]["run_id"] is None
+        assert retry(store) == []  # all that failed; that is none
+        assert retry(store, ["late"]) == ["late"]
+        assert states(store)["late"] == "waiting"
+    record_failures(store, {"late": "too long"})
+    assert states(store)["late"] == "failed"
+    answer(store, "run-3", "late")
+    with pytest.raises(InputError, match="one that is answered"):
+        retry(store, ["late"])
+
+
+def test_an_interrupted_run_that_is_deleted_had_answered_nothing(store):
+    answer(store, "run-1", "late")
+    store.file("runs", "run-1").unlink()
+    delete_runs(store, ["run-1"])
+    assert states(store)["late"] == "waiting"
+
+
+def test_a_damaged_run_can_be_deleted_and_its_queries_wait_again(store):
+    answer(store, "run-1", "late")
+    store.file("run_queries", "run-1").write_bytes(b"damaged")
+    delete_runs(store, ["run-1"])
+    store.file("run_queries", "run-1").unlink()
+    assert states(store)["late"] == "waiting"
+
+
+def test_a_query_of_a_trace_by_hand_does_not_wait_unless_it_is_submitted_too(store):
+    by_hand = make_prompt("p", " by hand", "by hand")
+    register_prompts(store, [by_hand])
+    assert "by hand" not in states(store)
+    assert [p.query_id for p in waiting_prompts(store, 10)] == ["late", "early"]
+    assert submit(store, [by_hand]) == []  # known, in the same words
+    assert [p.query_id for p in waiting_prompts(store, 10)] == ["late", "early", "by hand"]
+
+
+def test_a_batch_is_known_until_it_ends_with_how_many_times_it_was_begun(store):
+    assert unfinished_batches(store) == []
+    assert [begin_batch(store, ["a", "../b"]), begin_batch(store, ["a", "../b"])] == [1, 2]
+    assert begin_batch(store, ["../b", "a"]) == 1  # another order is another run
+    discount_attempt(store, ["a", "../b"])
+    assert sorted(unfinished_batches(store), key=lambda batch: batch.query_ids) == [
+        Batch(("../b", "a"), 1), Batch(("a", "../b"), 1)
+    ]  # fmt: skip
+    end_batch(store, ["a", "../b"])
+    assert [batch.query_ids for batch in unfinished_batches(open_store(store.root))] == [("../b", "a")]
 
 
 def test_a_run_that_is_not_complete_answers_nothing(store):
@@ -108,20 +163,21 @@ def test_an_id_from_outside_never_forms_a_path(store):
 
 SUBMIT = """
 import sys
-from storage.prompts import make_prompt, register_prompts
+from storage.inbox import submit
+from storage.prompts import make_prompt
 from storage.store import open_store
 store, me = open_store(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 input()
-for k in range(100):
-    n = len(register_prompts(store, [make_prompt("p", f" {me}", f"{me}-{k}")]))
-    n += len(register_prompts(store, [make_prompt("p", f" shared {k}", f"shared-{k}")]))
+for k in range(50):
+    n = len(submit(store, [make_prompt("p", f" {me}", f"{me}-{k}")]))
+    n += len(submit(store, [make_prompt("p", f" shared {k}", f"shared-{k}")]))
     print(n, flush=True)
 """
 
 
 def test_ten_processes_submit_a_thousand_queries_and_none_is_lost_or_comes_in_twice(tmp_path):
-    """Each has 100 of its own, and all ten submit the same further 100; a reader looks on all the while."""
+    """Each has 50 of its own, and all ten submit the same further 50; a reader looks on all the while."""
     store = create_store(tmp_path / "s")
     program = [sys.executable, "-c", SUBMIT, str(store.root)]
     running = [
@@ -142,7 +198,8 @@ def test_ten_processes_submit_a_thousand_queries_and_none_is_lost_or_comes_in_tw
     new = sum(int(line) for process in running for line in process.stdout.read().split())
     with session(open_store(store.root)) as connection:
         ids = Counter(row[0] for row in connection.execute("select query_id from stored.queries").fetchall())
-    wanted = {f"{me}-{k}" for me in [*range(10), "shared"] for k in range(100)}
+    wanted = {f"{me}-{k}" for me in [*range(10), "shared"] for k in range(50)}
     assert set(ids) == wanted
     assert set(ids.values()) == {1}
     assert new == len(wanted)
+    assert {prompt.query_id for prompt in waiting_prompts(store, 2000)} == wanted
