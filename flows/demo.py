@@ -20,27 +20,29 @@ from storage.store import create_store, open_store
 from tasks.candidates import CandidateParameters
 from tasks.corpus import CorpusParameters, ingest
 from tasks.demo.corpus import demo_queries
-from tasks.demo.stages import RECALL, prepare_tokenizer, train_model, write_corpus
+from tasks.demo.stages import RECALL, train_model, write_corpus
 from tasks.evaluate import K, MethodScore, evaluate_retrieval
 from tasks.factors import FitParameters
-from tasks.learning.model import TrainingParameters
+from tasks.learning.loop import TrainingParameters
+from tasks.learning.model import ModelShape
 from tasks.methods import MethodParameters
 from tasks.report import render_report
+from tasks.training import TrainingReport, make_untrained
 
-TRAINING = TrainingParameters()
+SHAPE, TRAINING = ModelShape(), TrainingParameters()
 SHOWN = 3  # sequences printed per query
 
 
 @flow(name="demo model", flow_run_name="demo model in {directory}", **EXPLAINED)
-def make_model(directory: Path, cluster: str) -> dict:
+def make_model(directory: Path, cluster: str) -> TrainingReport:
     """The demo's corpus as files and as sequences, and a small GPT-2 trained on exactly those sequences."""
     model = directory / "model"
-    files = write_corpus(directory)
-    prepare_tokenizer(model, TRAINING)
+    files = tuple(map(str, write_corpus(directory)))
+    start = make_untrained(model, files, SHAPE, TRAINING.seed)
     store = create_store(directory / "store")
     with open_workers(cluster, len(files)) as workers:
-        ingest(store, model, CorpusParameters(inputs=tuple(map(str, files))), workers)
-    return train_model(store, model, TRAINING)
+        ingest(store, start, CorpusParameters(inputs=files), workers)
+    return train_model(store, start, TRAINING, model)
 
 
 @flow(name="demo evaluation", flow_run_name="demo evaluation of {run_id}", **EXPLAINED)
@@ -69,11 +71,12 @@ def run_demo(directory: Path, cluster: str, console: Console) -> None:
     """Make the model, trace the queries, print what was found and how good it is, write the report."""
     start = time.perf_counter()
     trained = make_model(directory, cluster)
-    if not trained["reached"]:
+    last = trained.legs[-1]
+    if not trained.reached:
         raise ModelError(
             f"demo model in {directory / 'model'}",
             expected=f"a recall of {RECALL:.0%} of the planted facts",
-            found=f"{trained['recall']:.0%} after {trained['epochs']} epochs",
+            found=f"{last.probe:.0%} after {last.epoch:.0f} epochs",
             remedy=f"Remove {directory} and run headwater demo again; please report it if it comes back.",
         )
     parameters = demo_parameters(directory, cluster)
@@ -83,8 +86,8 @@ def run_demo(directory: Path, cluster: str, console: Console) -> None:
     print_answers(parameters.store, run_id, console, top=SHOWN, by="relative")
     print_scores(scores, console)
     console.print(
-        f"model: GPT-2 of {TRAINING.layers} layers, trained {trained['epochs']} epochs in {trained['seconds']:.0f} s "
-        f"on {trained['n_sequences']:,} sequences; it recalls {trained['recall']:.0%} of what was planted",
+        f"model: GPT-2 of {SHAPE.layers} layers, trained {last.epoch:.0f} epochs in {trained.seconds:.0f} s "
+        f"on {trained.n_sequences:,} sequences; it recalls {last.probe:.0%} of what was planted",
         highlight=False,
     )
     console.print(f"report: {report}   ({time.perf_counter() - start:.0f} s in all)", highlight=False)

@@ -162,8 +162,24 @@ def load_model(path: Path, attention: str = "sdpa") -> PreTrainedModel:
 
 @lru_cache(maxsize=1)
 def _load_model(path: Path, fingerprint: str, where: str, attention: str) -> PreTrainedModel:
+    model = read_model(path, attention)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            bad = int((~torch.isfinite(parameter)).sum())
+            raise ModelError(
+                f"model {path}, parameter {name}",
+                expected="finite weights",
+                found=f"{bad} of {parameter.numel()} NaN or infinite",
+                remedy="Use an earlier checkpoint: this one diverged or was damaged.",
+            )
+    model.requires_grad_(False)
+    return model.eval().to(where)
+
+
+def read_model(path: Path, attention: str = "sdpa") -> PreTrainedModel:
+    """The causal language model in `path`, in float32, as it was saved: a new one each time, to be changed at will."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        return AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
             use_safetensors=True,
@@ -177,17 +193,6 @@ def _load_model(path: Path, fingerprint: str, where: str, attention: str) -> Pre
             found=str(error).splitlines()[0],
             remedy="Check that config.json and the weights belong together.",
         ) from error
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            bad = int((~torch.isfinite(parameter)).sum())
-            raise ModelError(
-                f"model {path}, parameter {name}",
-                expected="finite weights",
-                found=f"{bad} of {parameter.numel()} NaN or infinite",
-                remedy="Use an earlier checkpoint: this one diverged or was damaged.",
-            )
-    model.requires_grad_(False)
-    return model.eval().to(where)
 
 
 def device() -> torch.device:

@@ -1,194 +1,158 @@
-"""Trains a small causal language model from scratch on given sequences.
+"""Training stage: a model taught a store's sequences, from scratch or from what it knows, with checkpoints on the way.
 
-The demo needs a model whose training data is known to the last token; evaluations retrain one on subsets.
-What the trajectory methods ask for later is kept: a checkpoint per epoch with its optimizer state, in which
-`exp_avg_sq` holds Adam's second moments under the parameter's name, and the learning rate of that epoch.
+The demo, fact tracing and whatever trains a model on a subset share it. A training that was killed goes on from its
+last checkpoint; one that is complete is kept.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from storage.checkpoints import load_tokenizer, model_fingerprint, read_model
+from storage.digests import digest_of
+from storage.inputs import Document, find_inputs, read_documents
+from storage.locks import locked
+from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, read_tokens
+from storage.store import Store
+from storage.trainings import (
+    begin,
+    checkpoint_notes,
+    find_untrained,
+    keep_checkpoint,
+    keep_start,
+    keep_trained,
+    keep_untrained,
+    read_account,
+    resumable_checkpoint,
 )
-from transformers.utils.logging import disable_progress_bar
+from tasks.learning.loop import Leg, Progress, TrainingParameters, checkpoint_steps, train
+from tasks.learning.model import ModelShape, new_model
+from tasks.learning.tokenizer import train_tokenizer
+from tasks.progress import progress
+from tasks.stage import stage
 
-from tasks.influence.sweep import native_precision
-from tasks.learning.batches import LengthBatches, padded
-from tasks.learning.model import TrainingParameters, new_model
-from tasks.learning.tokenizer import END_OF_TEXT
-
-STEP = 8  # tokens; batches of few lengths, because oneDNN keeps a gigabyte of bfloat16 kernels for all of them
-
-Probe = Callable[[PreTrainedModel], float]
-Progress = Callable[[int, int], None]
-
-
-class Epoch(BaseModel):
-    """What one pass over the sequences left behind."""
-
-    model_config = ConfigDict(frozen=True)
-
-    epoch: int = Field(description="1 for the first pass")
-    checkpoint: Path = Field(description="folder with weights, tokenizer and optimizer state")
-    learning_rate: float = Field(description="mean step size over the pass, dimensionless")
-    loss: float = Field(description="mean over the pass, nats per predicted token")
-    probe: float = Field(description="what the probe said of the model after the pass")
-    seconds: float = Field(description="wall clock of the pass without its probe and checkpoint")
+PARTS = 1000  # of a training in its progress bar
+Examine = Callable[[PreTrainedModel, PreTrainedTokenizerBase], float]
+log = logging.getLogger(__name__)
 
 
 class TrainingReport(BaseModel):
     """How a training went; `reached` says whether the probe met its target before the epochs ran out."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: tuple[Epoch, ...]
-    target: float
+    legs: tuple[Leg, ...] = Field(description="the start, then one for each checkpoint")
+    n_sequences: int
     reached: bool
-    seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of all steps, without probes and checkpoints."""
+        return sum(leg.seconds for leg in self.legs)
 
 
-def train(
-    sequences: Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase,
+@stage("new model")
+def make_untrained(directory: Path, inputs: tuple[str, ...], shape: ModelShape, seed: int) -> Path:
+    """A model that knows nothing, with a tokenizer trained on the texts of the inputs; returns its directory."""
+    files = find_inputs(inputs)
+    made_from = {"texts": [file.digest() for file in files], "shape": shape.model_dump(), "seed": seed}
+    known = find_untrained(directory, made_from)
+    if known is not None:
+        return known
+    documents = (item for file in files for batch in read_documents(file) for item in batch)
+    texts = (item.text for item in documents if isinstance(item, Document))
+    tokenizer = train_tokenizer(texts, shape.vocabulary)
+    return keep_untrained(directory, new_model(tokenizer, shape, seed), tokenizer, made_from)
+
+
+@stage("training")
+def train_model(store: Store, start: Path, parameters: TrainingParameters, directory: Path) -> TrainingReport:
+    """The model in `start` taught every sequence of the store, one a row; saved in `directory` with its checkpoints."""
+    return teach(store, start, parameters, directory)
+
+
+def teach(
+    store: Store,
+    start: Path,
     parameters: TrainingParameters,
     directory: Path,
-    probe: Probe,
-    target: float,
-    progress: Progress | None = None,
+    examine: Examine | None = None,
+    target: float | None = None,
 ) -> TrainingReport:
-    """Train a model on the sequences until the probe reaches its target or the epochs run out.
+    """Train on the store's sequences until the epochs run out or the examination reaches its target.
 
-    Sequences are token ids, already cut to the context. After every epoch a checkpoint is saved below
-    `directory`; the last model and the tokenizer are saved in it, where AutoModelForCausalLM finds them.
-    The seed decides the result on one machine with one number of threads.
+    A complete training of the same model, sequences and parameters is kept as it is; any other in its place is
+    refused.
     """
-    too_long = [index for index, sequence in enumerate(sequences) if len(sequence) > parameters.context]
-    if too_long:
-        raise ValueError(
-            f"sequence {too_long[0]} has {len(sequences[too_long[0]])} tokens, the model's context is "
-            f"{parameters.context} ({len(too_long)} such sequences): cut them shorter or raise context."
-        )
-    began = time.monotonic()
-    disable_progress_bar()  # one for every file that is saved
-    model = new_model(tokenizer, parameters)
-    pad = tokenizer.get_vocab()[END_OF_TEXT]
-    step = math.gcd(STEP, parameters.context)  # so that no batch is filled up beyond the context
-    watch = _Watch(probe, target, progress)
-    trainer = _Trainer(
-        model=model,
-        args=_arguments(parameters, directory),
-        train_dataset=sequences,
-        batches=LengthBatches([len(s) for s in sequences], parameters.batch_size, parameters.seed),
-        data_collator=lambda batch: padded(batch, pad, step),
-        processing_class=tokenizer,
-        optimizers=(_optimizer(model, parameters), None),
-        callbacks=[watch],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    trainer.save_model(str(directory))
-    return TrainingReport(
-        epochs=tuple(watch.epochs),
-        target=target,
-        reached=watch.epochs[-1].probe >= target,
-        seconds=time.monotonic() - began,
-    )
+    parts = corpus_parts(store)
+    plan = {
+        "corpus": corpus_fingerprint(parts),
+        "start": model_fingerprint(start),
+        "parameters": parameters.model_dump(),
+        "target": target,
+    }
+    with locked(store, f"training-{digest_of(plan)[:16]}"):
+        scratch = begin(directory, plan)
+        account = read_account(directory)
+        if account is not None:
+            return TrainingReport.model_validate(account)
+        tokenizer, model = load_tokenizer(start), read_model(start)
+        keep_start(directory, model, tokenizer, Leg(step=0, epoch=0, learning_rate=0).model_dump())
+        ids = all_sequence_ids(parts)
+        tokens = read_tokens(store, ids)
+        resume = resumable_checkpoint(directory)
+        if resume is not None:
+            log.info("training in %s goes on from %s", directory, resume.name)
+        if _is_over(directory, parameters, len(ids), target):  # killed while the trained model was saved
+            model = read_model(resume or start)
+        else:
+            with progress("training", PARTS) as advance:
+                train(
+                    model,
+                    tokenizer,
+                    [tokens[i] for i in ids.tolist()],
+                    parameters,
+                    scratch,
+                    keep=lambda path, leg, moments: keep_checkpoint(directory, path, leg.model_dump(), moments),
+                    resume=resume,
+                    probe=(lambda network: examine(network, tokenizer)) if examine else None,
+                    target=target,
+                    progress=_in_parts(advance),
+                )
+        legs = _legs(directory)
+        report = TrainingReport(legs=legs, n_sequences=len(ids), reached=_reached(legs, target))
+        keep_trained(directory, model, tokenizer, report.model_dump())
+    return report
 
 
-def _arguments(parameters: TrainingParameters, directory: Path) -> TrainingArguments:
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return TrainingArguments(
-        output_dir=str(directory),
-        num_train_epochs=parameters.epochs,
-        per_device_train_batch_size=parameters.batch_size,
-        learning_rate=parameters.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.1},
-        warmup_steps=parameters.warmup,
-        save_strategy="epoch",
-        logging_strategy="epoch",
-        seed=parameters.seed,
-        bf16=native_precision(where) == torch.bfloat16,
-        use_cpu=where.type == "cpu",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+def _legs(directory: Path) -> tuple[Leg, ...]:
+    return tuple(Leg.model_validate(note) for note in checkpoint_notes(directory))
 
 
-def _optimizer(model: PreTrainedModel, parameters: TrainingParameters) -> torch.optim.Optimizer:
-    """AdamW over named parameters in one group: its saved state says which moments belong to which weight."""
-    return torch.optim.AdamW(
-        model.named_parameters(),
-        lr=parameters.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        fused=True,
-    )
+def _reached(legs: tuple[Leg, ...], target: float | None) -> bool:
+    probe = legs[-1].probe
+    return target is not None and probe is not None and probe >= target
 
 
-class _Trainer(Trainer):
-    """The Trainer with batches of our own."""
-
-    def __init__(self, batches: Sampler[list[int]], **arguments):
-        super().__init__(**arguments)
-        self.batches = batches
-
-    def get_train_dataloader(self) -> DataLoader:
-        rows = cast(Dataset, self.train_dataset)
-        return DataLoader(rows, batch_sampler=self.batches, collate_fn=self.data_collator)
+def _is_over(directory: Path, parameters: TrainingParameters, n_sequences: int, target: float | None) -> bool:
+    legs = _legs(directory)
+    last = checkpoint_steps(parameters, -(-n_sequences // parameters.batch_size))[-1]
+    return legs[-1].step == last or _reached(legs, target)
 
 
-class _Watch(TrainerCallback):
-    """Asks the probe after every epoch, stops the training at its target and keeps an account."""
+def _in_parts(advance: Callable[[int], None]) -> Progress:
+    """Report steps as parts of PARTS: how many steps there will be is known to the loop alone."""
+    done = 0
 
-    def __init__(self, probe: Probe, target: float, progress: Progress | None):
-        self.probe, self.target, self.progress = probe, target, progress
-        self.epochs: list[Epoch] = []
+    def report(step: int, steps: int) -> None:
+        nonlocal done
+        now = PARTS * step // max(steps, 1)
+        advance(now - done)
+        done = now
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.began = time.monotonic()
-        self.rates: list[float] = []
-
-    def on_optimizer_step(self, args, state, control, *, optimizer, **kwargs):
-        self.rates.append(optimizer.param_groups[0]["lr"])
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.progress:
-            self.progress(state.global_step, state.max_steps)
-
-    def on_epoch_end(self, args, state, control, *, model, **kwargs):
-        self.seconds = time.monotonic() - self.began
-        model.eval()
-        self.value = self.probe(model)
-        control.should_training_stop |= self.value >= self.target
-
-    def on_log(self, args, state, control, *, logs, **kwargs):
-        if "loss" in logs:
-            self.loss = logs["loss"]
-
-    def on_save(self, args, state, control, **kwargs):
-        self.epochs.append(
-            Epoch(
-                epoch=len(self.epochs) + 1,
-                checkpoint=Path(str(args.output_dir)) / f"checkpoint-{state.global_step}",
-                learning_rate=sum(self.rates) / len(self.rates),
-                loss=self.loss,
-                probe=self.value,
-                seconds=self.seconds,
-            )
-        )
+    return report

@@ -41,14 +41,16 @@ def length_batches(lengths: Sequence[int], batch_size: int, generator: random.Ra
 
 
 class LengthBatches(Sampler[list[int]]):
-    """Batches of sequences of like length in random order, new in every epoch; repeats from the seed."""
+    """Batches of sequences of like length in random order, another in every epoch; both numbers decide it.
+
+    So a training that is resumed sees the batches that it would have seen.
+    """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
-        self.lengths, self.batch_size = lengths, batch_size
-        self.random = random.Random(seed)
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from length_batches(self.lengths, self.batch_size, self.random)
+        yield from length_batches(self.lengths, self.batch_size, random.Random(f"{self.seed} {self.epoch}"))

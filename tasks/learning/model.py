@@ -1,4 +1,4 @@
-"""An untrained model of a given shape, and how it is to be trained."""
+"""An untrained GPT-2 of a given shape."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, s
 from tasks.learning.tokenizer import END_OF_TEXT
 
 
-class TrainingParameters(BaseModel):
-    """The model's shape and how it is trained; the defaults learn the demo corpus on two CPU cores."""
+class ModelShape(BaseModel):
+    """A new model: its tokenizer is trained on the texts, its weights are drawn; the defaults suit the demo corpus."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,35 +18,31 @@ class TrainingParameters(BaseModel):
     width: int = Field(128, ge=8, le=4096, description="dimensions of the residual stream")
     heads: int = Field(4, ge=1, le=64, description="attention heads per block; divides the width")
     context: int = Field(128, ge=2, le=8192, description="tokens in the longest sequence")
-    epochs: int = Field(5, ge=1, le=1000, description="passes over the sequences, at most")
-    batch_size: int = Field(8, ge=1, le=4096, description="sequences per optimizer step")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of Adam's step size, dimensionless")
+    vocabulary: int = Field(4096, ge=257, le=1_000_000, description="tokens of the tokenizer, at most")
     initial_scale: float = Field(0.06, gt=0, le=1, description="standard deviation of the initial weights")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises")
-    seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights and the order of sequences")
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "TrainingParameters":
+    def _heads_divide_width(self) -> ModelShape:
         if self.width % self.heads:
             raise ValueError(f"width={self.width} is no multiple of heads={self.heads}: change one of them.")
         return self
 
 
-def new_model(tokenizer: PreTrainedTokenizerBase, parameters: TrainingParameters) -> GPT2LMHeadModel:
+def new_model(tokenizer: PreTrainedTokenizerBase, shape: ModelShape, seed: int) -> GPT2LMHeadModel:
     """An untrained GPT-2 of the given shape, without dropout; draws its weights from the seed.
 
     Positions start at a fifth of the scale: at first a token should look like itself wherever it stands.
     """
-    set_seed(parameters.seed)
+    set_seed(seed)
     end = tokenizer.get_vocab()[END_OF_TEXT]
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
-            n_positions=parameters.context,
-            n_embd=parameters.width,
-            n_layer=parameters.layers,
-            n_head=parameters.heads,
-            initializer_range=parameters.initial_scale,
+            n_positions=shape.context,
+            n_embd=shape.width,
+            n_layer=shape.layers,
+            n_head=shape.heads,
+            initializer_range=shape.initial_scale,
             activation_function="gelu_pytorch_tanh",  # what "gelu_new" computes, in one kernel
             resid_pdrop=0.0,
             embd_pdrop=0.0,
@@ -56,5 +52,5 @@ def new_model(tokenizer: PreTrainedTokenizerBase, parameters: TrainingParameters
             pad_token_id=end,
         )
     )
-    torch.nn.init.normal_(model.transformer.wpe.weight, std=parameters.initial_scale / 5)
+    torch.nn.init.normal_(model.transformer.wpe.weight, std=shape.initial_scale / 5)
     return model

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tasks.learning.batches import length_batches, padded
-from tasks.learning.model import TrainingParameters, new_model
+from tasks.learning.model import ModelShape, new_model
 from tasks.learning.tokenizer import train_tokenizer
 
 
 def test_padding_changes_no_loss():
     tokenizer = train_tokenizer(["The otter of Gleem sings at dawn."], 300)
-    model = new_model(tokenizer, TrainingParameters(layers=2, width=32, heads=2, context=32))
+    model = new_model(tokenizer, ModelShape(layers=2, width=32, heads=2, context=32), 0)
     short, long = ([1, 2, 3], [4, 5, 6, 7, 8, 9])
     alone = model(**padded([short], 0)).loss * 2
     other = model(**padded([long], 0)).loss * 5
