@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,26 +50,17 @@ def precision_at(k: int, true_ranks: Sequence[int]) -> float:
     return sum(rank <= k for rank in true_ranks) / k
 
 
-def recall_at(k: int, true_ranks: Sequence[int]) -> float:
-    """Share of the true sources, all of which have a place, that stand in the first k."""
-    return sum(rank <= k for rank in true_ranks) / len(true_ranks)
-
-
-def capped_recall_at(k: int, true_ranks: Sequence[int]) -> float:
-    """The same of as many true sources as k places could hold."""
-    return sum(rank <= k for rank in true_ranks) / min(k, len(true_ranks))
-
-
 def reciprocal_rank(true_ranks: Sequence[int]) -> float:
     """1 / the best place of a true source, 0 where there is none."""
     return 1 / min(true_ranks) if true_ranks else 0.0
 
 
 def retrieval_metrics(true_ranks: Sequence[int]) -> dict[str, float]:
-    """Every metric of one query whose true sources, at least one, have these places."""
-    found = {"mrr": reciprocal_rank(true_ranks)}
-    for name, metric in (("precision", precision_at), ("recall", recall_at), ("capped_recall", capped_recall_at)):
-        found |= {f"{name}@{k}": metric(k, true_ranks) for k in DEPTHS}
+    """Every metric of one query whose true sources, at least one, have these places, ascending."""
+    n, found = len(true_ranks), {"mrr": reciprocal_rank(true_ranks[:1])}
+    for k in DEPTHS:
+        there = bisect_right(true_ranks, k)
+        found |= {f"precision@{k}": there / k, f"recall@{k}": there / n, f"capped_recall@{k}": there / min(k, n)}
     return found
 
 
