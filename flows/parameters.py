@@ -13,7 +13,7 @@ from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters, CutParameters
 from tasks.factors import FitParameters
-from tasks.gradients import MethodParameters
+from tasks.methods import MethodParameters
 from tasks.metrics import Damping, GradientMethod
 
 

@@ -22,12 +22,13 @@ from tasks.embeddings import embed_corpus
 from tasks.factors import fit_factors
 from tasks.gradients import prepare_queries
 from tasks.index import build_index
-from tasks.metrics import CURVED
 from tasks.report import summarise
 from tasks.results import complete_run, publish
 from tasks.run import describe_run
 from tasks.scores import score_candidates, score_tokens
 from tasks.stage import recording
+from tasks.texts import score_texts
+from tasks.trajectory import score_checkpoints
 
 
 @flow(name="trace", flow_run_name="trace into {parameters.store}", validate_parameters=True, **EXPLAINED)
@@ -59,12 +60,15 @@ def trace(parameters: TraceParameters) -> str:
                 if "embedding" in parameters.candidates.filters:
                     embed_corpus(store, model, parameters.candidates.embedding_layer, parameters.compute, workers)
                 find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers, parameters.compute)
-                curved = any(method in CURVED for method in run.scoring_methods)
-                fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
+                fit_id = None
+                if parameters.method.curved:
+                    fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers)
                 scoring = run.scoring(fit_id)
-                prepare_queries(scoring, parameters.method.rank)
+                prepare_queries(scoring)
                 score_candidates(scoring, workers)
                 score_tokens(scoring, workers)
+                score_checkpoints(scoring, workers)
+                score_texts(scoring)
                 publish(scoring, run.facts)
                 audit_filter(store, run.run_id, scoring.method)
                 complete_run(scoring, run.facts, stages.finish())

@@ -41,6 +41,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "words": _schema(("term_id", pa.int64()), ("word", pa.string()), ("document_frequency", pa.int64())),
     "word_postings": _schema(("term_id", pa.int64()), ("sequence_id", pa.int64()), ("term_frequency", pa.int32())),
     "word_lengths": _schema(("sequence_id", pa.int64()), ("n_words", pa.int32())),
+    # one row per (pool, query, sequence): sequences that a run was told to score for a query
+    "pools": _schema(("pool_id", pa.string()), ("query_id", pa.string()), ("sequence_id", pa.int64())),
     # one row per query
     "queries": _schema(
         ("query_id", pa.string()),
@@ -49,18 +51,18 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("submitted_at", pa.timestamp("us")),
         ("metadata", pa.string()),
     ),
-    # one row per failed attempt to trace a query
-    "query_failures": _schema(("query_id", pa.string()), ("failed_at", pa.timestamp("us")), ("error", pa.string())),
     # one row per query that was handed in for the next scheduled trace; the others were named by a trace of their own
     "query_submissions": _schema(("query_id", pa.string()), ("submitted_at", pa.timestamp("us"))),
+    # one row per failed attempt to trace a query
+    "query_failures": _schema(("query_id", pa.string()), ("failed_at", pa.timestamp("us")), ("error", pa.string())),
     # one row per request to try a failed query again
     "query_retries": _schema(("query_id", pa.string()), ("retried_at", pa.timestamp("us"))),
-    # one row per (run, query, sequence, filter)
-    "candidates": _schema(*_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())),
     # one row per (query, run that answered it and was deleted since)
     "deleted_answers": _schema(
         ("query_id", pa.string()), ("run_id", pa.string()), ("deleted_at", pa.timestamp("us"))
     ),
+    # one row per (run, query, sequence, filter)
+    "candidates": _schema(*_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())),
     # one row per (run, query, sequence, method)
     "influences": _schema(
         *_RUN,
@@ -89,6 +91,28 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("token_id", pa.int32()),
         ("token", pa.string()),
         ("influence", pa.float64()),
+    ),
+    # one row per (run, query, sequence, checkpoint, parameter group): what TracIn adds up; scaled: divided by the root of
+    # the optimizer's second moments
+    "checkpoint_influences": _schema(
+        *_RUN,
+        ("checkpoint", pa.int32()),
+        ("learning_rate", pa.float64()),
+        ("parameter_group", pa.string()),
+        ("dot", pa.float64()),
+        ("query_norm", pa.float64()),
+        ("sequence_norm", pa.float64()),
+        ("scaled_dot", pa.float64()),
+        ("scaled_query_norm", pa.float64()),
+        ("scaled_sequence_norm", pa.float64()),
+    ),
+    # one row per (run, query, sequence, layer): mean hidden states compared; layer 0 is the embedding layer's output
+    "hidden_similarities": _schema(
+        *_RUN,
+        ("layer", pa.int32()),
+        ("dot", pa.float64()),
+        ("query_norm", pa.float64()),
+        ("sequence_norm", pa.float64()),
     ),
     # one row per (run, parameter owner): is it attributed, and if not, why
     "modules": _schema(

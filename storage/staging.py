@@ -28,6 +28,14 @@ STAGED: dict[str, pa.Schema] = {
             ("influence", pa.float32()),
         ]
     ),
+    "texts": pa.schema(
+        [
+            ("query_id", pa.string()),
+            ("method", pa.string()),
+            ("sequence_id", pa.int64()),
+            ("influence", pa.float64()),
+        ]
+    ),
     "exact_layers": pa.schema(
         [
             ("query_id", pa.string()),

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from storage.checkpoints import tokenizer_fingerprint
 from storage.database import part_view, rows, session
 from storage.errors import MismatchError
+from storage.pools import read_pool
 from storage.prefilter import matching_ids, parse_where
 from storage.prompts import Prompt
 from storage.schemas import Terms
@@ -37,9 +38,12 @@ class CandidateParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filters: tuple[Literal[Scorer, "embedding", "none"], ...] = Field(
-        ("bm25",), min_length=1, description="each keeps its top k, and their union is scored; none: every sequence"
+    filters: tuple[Literal[Scorer, "embedding", "pool", "none"], ...] = Field(
+        ("bm25",),
+        min_length=1,
+        description="each keeps its top k, and their union is scored; none: every sequence; pool: those of `pool`",
     )
+    pool: str | None = Field(None, description="pool of the store that names each query's sequences")
     terms: Terms = Field("tokens", description="what lexical filters count: model tokens, or words in lower case")
     top_k: int = Field(10_000, ge=1, le=10_000_000, description="sequences that a filter keeps per query")
     unfiltered: int = Field(
@@ -58,6 +62,12 @@ class CandidateParameters(BaseModel):
     @classmethod
     def _is_an_expression(cls, where: str | None) -> str | None:
         return None if where is None else parse_where(where)
+
+    @model_validator(mode="after")
+    def _has_pool(self) -> CandidateParameters:
+        if ("pool" in self.filters) != (self.pool is not None):
+            raise ValueError("candidates: the filter `pool` and the name of a pool go together. Give both or neither.")
+        return self
 
     @property
     def lexical(self) -> list[Scorer]:
@@ -85,6 +95,9 @@ def find_candidates(
             for name, hits in hits_of:
                 for prompt, found in zip(prompts, hits, strict=True):
                     part.append(_columns(run_id, prompt, name, found))
+            if parameters.pool is not None:
+                for prompt, found in zip(prompts, _pooled(store, prompts, parameters.pool), strict=True):
+                    part.append(_columns(run_id, prompt, "pool", found))
             for name, chosen in _samples(store, parameters, workers):
                 for prompt in prompts:
                     part.append(_columns(run_id, prompt, name, Hits(chosen, np.full(len(chosen), np.nan))))
@@ -135,6 +148,22 @@ def _nearest(
     return nearest(store, model, prompts, made, parameters.embedding_layer, parameters.top_k, compute, workers, allowed)
 
 
+def _pooled(store: Store, prompts: list[Prompt], pool_id: str) -> list[Hits]:
+    """The sequences that a pool names for each query."""
+    pool = read_pool(store, pool_id)
+    named, ids = pool["query_id"].to_numpy(zero_copy_only=False), pool["sequence_id"].to_numpy()
+    unknown = np.setdiff1d(ids, all_sequence_ids(corpus_parts(store)))
+    if len(unknown):
+        raise MismatchError(
+            f"pool {pool_id}",
+            expected="sequences of the corpus as it is now",
+            found=f"{len(unknown)} others, the first {unknown[0]}",
+            remedy="Make the pool again: the corpus has changed since.",
+        )
+    chosen = [ids[named == prompt.query_id] for prompt in prompts]
+    return [Hits(found, np.full(len(found), np.nan)) for found in chosen]
+
+
 def _samples(store: Store, parameters: CandidateParameters, workers: Workers) -> list[tuple[str, np.ndarray]]:
     """The sequences that are scored whatever the query, by the name of what chose them."""
     sizes = {"none": EVERYTHING if "none" in parameters.filters else 0, "uniform": parameters.unfiltered}
@@ -170,7 +199,7 @@ def _matching(job: AllowedJob) -> np.ndarray:
 
 def _columns(run_id: str, prompt: Prompt, name: str, hits: Hits) -> dict[str, list]:
     n = len(hits.sequence_ids)
-    ranked = name not in {"none", "uniform"}
+    ranked = name not in {"none", "uniform", "pool"}
     return {
         "run_id": [run_id] * n,
         "query_id": [prompt.query_id] * n,

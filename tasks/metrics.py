@@ -20,7 +20,6 @@ from tasks.influence.ekfac import Eigenbasis, IdentityMetric, Metric, relative_d
 from tasks.influence.modules import TrackedModule
 
 GradientMethod = Literal["ekfac", "kfac", "identity"]
-LexicalMethod = Literal["bm25", "tfidf", "random"]
 CURVED = ("ekfac", "kfac")  # the methods that need factors
 
 

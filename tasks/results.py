@@ -18,10 +18,13 @@ from storage.store import Store
 from storage.tables import has_part, write_part, writing
 from tasks.compute import dtype_of
 from tasks.influence.modules import select_modules
+from tasks.methods import FILTER, GRADIENT
 from tasks.scoring import Scoring
 from tasks.stage import stage
 
-GRADIENT_METHODS = ["ekfac", "kfac", "identity"]
+STAGED_FOR_RESULTS = (
+    "scored", "exact_layers", "exact_tokens", "run_queries", "texts", "checkpoint_influences", "hidden_similarities",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,6 @@ class RunFacts:
     corpus_fingerprint: str
     n_sequences: int
     started_at: datetime
-    beside: tuple[str, ...]
 
 
 @stage("results")
@@ -43,22 +45,38 @@ def publish(scoring: Scoring, facts: RunFacts) -> None:
     store, run_id = scoring.store, scoring.run_id
     modules = select_modules(load_model(scoring.model), scoring.modules)
     common = {"run_id": run_id, "method": scoring.method}
+    followed = _followed(scoring)
     with session(store) as connection:
-        for relation in ("scored", "exact_layers", "exact_tokens", "run_queries"):
+        for relation in STAGED_FOR_RESULTS:
             view_staged(connection, store, run_id, relation)
         part_view(connection, store, "run_candidates", "candidates", run_id)
+        _write(connection, store, "checkpoint_influences", run_id, run_id=run_id)
+        _write(connection, store, "hidden_similarities", run_id, run_id=run_id)
         _write(
-            connection, store, "layer_influences", run_id, **common,
+            connection, store, "layer_influences", run_id, **common, **followed,
             modules=[m.name for m in modules], layers=[m.layer for m in modules],
         )  # fmt: skip
         _write(connection, store, "token_influences", run_id, run_id=run_id)
         _write(
-            connection, store, "influences", run_id, **common,
-            beside=list(facts.beside), gradient_methods=GRADIENT_METHODS,
+            connection, store, "influences", run_id, **common, **followed,
+            methods=list(scoring.measured.every), filters=list(scoring.measured.among(FILTER)),
+            gradient_methods=list(GRADIENT), hidden_layers=list(scoring.measured.trajectory.hidden_layers),
             n_sequences=facts.n_sequences, factors_id=scoring.factors_id,
         )  # fmt: skip
         _write(connection, store, "run_queries", run_id, method=scoring.method)
         check_run(connection, store, run_id, scoring.method)
+
+
+def _followed(scoring: Scoring) -> dict[str, Any]:
+    """How TracIn adds up the checkpoints, as its macros call it."""
+    asked = scoring.measured.trajectory
+    return {
+        "parameter_groups": list(asked.parameter_groups),
+        "normalise": asked.normalise,
+        "weights": asked.weights,
+        "scaled": asked.second_moments,
+        "first_step": asked.first_step,
+    }
 
 
 def _write(connection, store: Store, relation: str, name: str, /, **parameters: Any) -> None:

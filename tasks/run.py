@@ -7,19 +7,22 @@ from pathlib import Path
 
 from storage.checkpoints import model_fingerprint, tokenizer_fingerprint
 from storage.clock import store_time
-from storage.digests import code_revision, digest_of
+from storage.digests import code_revision, digest_of, digest_of_file
 from storage.errors import InputError
 from storage.prompts import Prompt
 from storage.sequences import corpus_fingerprint, corpus_parts
 from storage.store import Store
 from storage.tables import has_part
+from storage.trajectory import Checkpoint, read_trajectory
 from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters, dtype_of
 from tasks.factors import FitParameters
-from tasks.gradients import MethodParameters, gradient_methods
+from tasks.methods import FILTER, GRADIENT, TRAJECTORY, MethodParameters
 from tasks.metrics import metric_id
 from tasks.results import RunFacts
 from tasks.scoring import Scoring
+
+NO_FACTORS = "none"  # the factors_id of a run whose own method compares no gradients under a metric
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Run:
     modules: str
     method: MethodParameters
     compute: ComputeParameters
+    checkpoints: tuple[Checkpoint, ...]
     facts: RunFacts
 
     @property
@@ -40,33 +44,25 @@ class Run:
         """Whether its rows stand in the tables."""
         return has_part(self.store, "runs", self.run_id)
 
-    @property
-    def scoring_methods(self) -> tuple[str, ...]:
-        """The methods that need passes of the model, the run's own first."""
-        return tuple(gradient_methods(self.method))
-
     def scoring(self, fit_id: str | None) -> Scoring:
         """What the scoring stages need to know, once the factors are there."""
+        own, facts = self.method.method, self.facts
+        factors_id = NO_FACTORS
+        if own in GRADIENT:
+            factors_id = metric_id(
+                fit_id, facts.model_fingerprint, self.modules, own, self.method.damping, self.compute
+            )
         return Scoring(
             self.store,
             self.run_id,
             self.model,
             self.modules,
             fit_id,
-            metric_id(
-                fit_id,
-                self.facts.model_fingerprint,
-                self.modules,
-                self.method.method,
-                self.method.damping,
-                self.compute,
-            ),
-            self.method.method,
-            self.scoring_methods,
-            self.method.damping,
-            self.method.rescore,
+            factors_id,
+            self.method,
             self.compute,
             self.prompts,
+            self.checkpoints,
         )
 
 
@@ -80,20 +76,14 @@ def describe_run(
     compute: ComputeParameters,
 ) -> Run:
     """Name the experiment: the same model, corpus, queries, parameters and code give the same run."""
-    unmatched = {"bm25", "tfidf"} & set(method.beside) - set(candidates.filters)
-    if unmatched:
-        raise InputError(
-            f"method beside {unmatched.pop()}",
-            expected=f"the filters' own scores ({', '.join(candidates.filters)})",
-            found="another lexical method, whose scores the candidates do not have",
-            remedy="Add it with --filter, or leave it out.",
-        )
+    _require_scores(method, candidates)
+    checkpoints = _trajectory(model, method)
     parts = corpus_parts(store)
     parameters = {
         "queries": [[p.query_id, p.prompt, p.completion] for p in prompts],
         "candidates": candidates.model_dump(),
         "fit": fit.model_dump(),
-        "method": method.model_dump(),
+        "method": method.model_dump(exclude=set() if checkpoints else {"trajectory"}),
         "precision": str(dtype_of(compute)),
     }
     facts = RunFacts(
@@ -103,8 +93,49 @@ def describe_run(
         corpus_fingerprint(parts),
         sum(part.n_sequences for part in parts),
         store_time(store),
-        tuple(method.beside),
     )
     made_from = [parameters, facts.model_fingerprint, tokenizer_fingerprint(model), facts.corpus_fingerprint]
+    made_from += [_fingerprints(checkpoints)] if checkpoints else []
     run_id = f"run-{digest_of([*made_from, code_revision()])[:10]}"
-    return Run(store, run_id, model, tuple(prompts), fit.modules, method, compute, facts)
+    return Run(store, run_id, model, tuple(prompts), fit.modules, method, compute, checkpoints, facts)
+
+
+def _require_scores(method: MethodParameters, candidates: CandidateParameters) -> None:
+    """Refuse lexical methods whose scores the candidates do not have."""
+    for name in method.among(FILTER):
+        if name not in candidates.filters:
+            raise InputError(
+                f"method {name}",
+                expected=f"the filters' own scores ({', '.join(candidates.filters)})",
+                found="another lexical method, whose scores the candidates do not have",
+                remedy="Add it with --filter, or leave it out.",
+            )
+    if method.method in FILTER and (len(set(candidates.filters)) > 1 or candidates.unfiltered):
+        raise InputError(
+            f"method {method.method}",
+            expected="candidates that its own filter chose, so that each has a score",
+            found="others beside them",
+            remedy=f"Leave --filter {method.method} alone and --unfiltered 0, or put {method.method} --beside another.",
+        )
+
+
+def _fingerprints(checkpoints: tuple[Checkpoint, ...]) -> list:
+    """What TracIn's numbers depend on in each checkpoint."""
+    return [
+        [
+            c.step,
+            c.learning_rate,
+            model_fingerprint(c.path),
+            digest_of_file(c.second_moments) if c.second_moments else "",
+        ]
+        for c in checkpoints
+    ]
+
+
+def _trajectory(model: Path, method: MethodParameters) -> tuple[Checkpoint, ...]:
+    """The checkpoints that the methods follow; without a directory of them the model alone counts as one."""
+    if not method.among(TRAJECTORY):
+        return ()
+    if method.trajectory.checkpoints is None:
+        return (Checkpoint(model, max(1, method.trajectory.first_step), None, None),)
+    return read_trajectory(Path(method.trajectory.checkpoints))

@@ -57,6 +57,8 @@ class ExactJob:
 @stage("scores")
 def score_candidates(scoring: Scoring, workers: Workers) -> None:
     """Stage `scored` for every candidate, and `self_influences` for those that have none yet."""
+    if not scoring.methods:
+        return
     with session(scoring.store) as connection:
         part_view(connection, scoring.store, "run_candidates", "candidates", scoring.run_id)
         ids = query(connection, "scores/candidate_sequences")["sequence_id"].to_numpy()
@@ -68,6 +70,8 @@ def score_candidates(scoring: Scoring, workers: Workers) -> None:
 @stage("token scores")
 def score_tokens(scoring: Scoring, workers: Workers) -> None:
     """Stage `exact_layers` and `exact_tokens` for the top sequences of each query."""
+    if scoring.method not in scoring.methods:
+        return
     with session(scoring.store) as connection:
         view_staged(connection, scoring.store, scoring.run_id, "scored")
         top = query(
@@ -75,7 +79,7 @@ def score_tokens(scoring: Scoring, workers: Workers) -> None:
             "scores/top_pairs",
             method=scoring.method,
             factors_id=scoring.factors_id,
-            k=scoring.rescore,
+            k=scoring.measured.rescore,
         ).to_pylist()
     asked: dict[str, list[int]] = {}
     for row in top:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.trajectory import Checkpoint
+
 from storage.prompts import Prompt
 from storage.store import Store
 from tasks.compute import ComputeParameters
+from tasks.methods import GRADIENT, MethodParameters
 from tasks.metrics import Damping
 from tasks.selves import Curvature
 
@@ -22,12 +25,30 @@ class Scoring:
     modules: str
     fit_id: str | None
     factors_id: str
-    method: str
-    methods: tuple[str, ...]
-    damping: Damping
-    rescore: int
+    measured: MethodParameters
     compute: ComputeParameters
     prompts: tuple[Prompt, ...]
+    checkpoints: tuple[Checkpoint, ...] = ()  # of the methods that follow the training, ascending by step
+
+    @property
+    def method(self) -> str:
+        """The run's own method."""
+        return self.measured.method
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that share one pass of the model over the candidates, the run's own first."""
+        return self.measured.among(GRADIENT)
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The other methods."""
+        return tuple(name for name in self.measured.every if name not in GRADIENT)
+
+    @property
+    def damping(self) -> Damping:
+        """λ of the curved methods."""
+        return self.measured.damping
 
     @property
     def curvature(self) -> Curvature:

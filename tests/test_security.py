@@ -96,7 +96,7 @@ def test_pickles_planted_in_a_store_stay_unread(tmp_path, gpt2, corpus, prefect_
     from flows.parameters import ModelParameters, QueryParameters, TraceParameters
     from flows.trace import trace
     from tasks.corpus import CorpusParameters
-    from tasks.gradients import MethodParameters
+    from tasks.methods import MethodParameters
 
     store, witness = create_store(tmp_path / "s"), tmp_path / "witness"
     poison = pickle.dumps(Payload(witness))

@@ -14,7 +14,39 @@ beside as (
 lexical as (
     select query_id, sequence_id, filter as method, filter_score as influence
     from run_candidates
-    where list_contains($beside, filter) and filter_score is not null
+    where list_contains($filters, filter) and filter_score is not null
+),
+tracin as (
+    select query_id, sequence_id, influence
+    from tracin_scores(
+        $run_id,
+        parameter_groups := $parameter_groups,
+        normalise := $normalise,
+        weights := $weights,
+        scaled := $scaled,
+        first_step := $first_step,
+        relation := 'run_checkpoint_influences'
+    )
+),
+embedding as (
+    select query_id, sequence_id, influence
+    from embedding_scores($run_id, layers := $hidden_layers, relation := 'run_hidden_similarities')
+),
+trajectory as (
+    select query_id, sequence_id, 'tracin' as method, influence
+    from tracin
+    where not exists (from own where method = 'tracin')
+    union all
+    select query_id, sequence_id, 'embedding' as method, influence
+    from embedding
+    union all
+    select t.query_id, t.sequence_id, 'tracin+embedding' as method, (t.influence + e.influence) / 2 as influence
+    from tracin t
+    join embedding e on e.query_id = t.query_id and e.sequence_id = t.sequence_id
+),
+texts as (
+    select query_id, sequence_id, method, influence
+    from staged_texts
 ),
 random as (
     select distinct
@@ -23,12 +55,14 @@ random as (
         'random' as method,
         md5_number_lower(query_id || ':' || sequence_id::varchar)::double / 18446744073709551616.0 as influence
     from run_candidates
-    where list_contains($beside, 'random')
+    where list_contains($methods, 'random')
 ),
 together as (
     select * from own
     union all select * from beside
     union all select * from lexical
+    union all select * from trajectory where list_contains($methods, method)
+    union all select * from texts
     union all select * from random
 ),
 exact_pairs as (

@@ -14,13 +14,33 @@ combined as (
     select query_id, sequence_id, module, influence from staged_exact_layers
     union all
     select query_id, sequence_id, module, influence from approximate
+),
+named as (
+    select
+        query_id,
+        sequence_id,
+        list_extract($layers, module + 1)::integer as layer,
+        list_extract($modules, module + 1) as module,
+        influence
+    from combined
+),
+trajectory as (
+    select query_id, sequence_id, layer, parameter_group as module, share as influence
+    from tracin_by_group(
+        $run_id,
+        parameter_groups := $parameter_groups,
+        normalise := $normalise,
+        weights := $weights,
+        scaled := $scaled,
+        first_step := $first_step,
+        relation := 'run_checkpoint_influences'
+    )
+    where $method = 'tracin'
+),
+together as (
+    select * from named
+    union all select * from trajectory
 )
-select
-    $run_id as run_id,
-    query_id,
-    sequence_id,
-    list_extract($layers, module + 1)::integer as layer,
-    list_extract($modules, module + 1) as module,
-    influence
-from combined
+select $run_id as run_id, query_id, sequence_id, layer, module, influence
+from together
 order by query_id, sequence_id, layer, module

@@ -21,7 +21,7 @@ from storage.store import open_store
 from tasks.candidates import CandidateParameters
 from tasks.corpus import CorpusParameters
 from tasks.factors import FitParameters
-from tasks.gradients import MethodParameters
+from tasks.methods import MethodParameters
 
 WORDS = 6  # of the continuation
 CONTEXT = 220  # characters of prompt at most, so that a model with 256 characters of context takes it

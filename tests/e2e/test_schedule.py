@@ -32,8 +32,12 @@ def test_a_scheduled_run_appears_by_itself_and_completes(system):
 
     (run, *_) = wait_for(completed, 150, "scheduled run")
     assert run["created_by"]["type"] == "SCHEDULE"
-    logs = wait_for(lambda: system.post("/logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}}).json(), 30, "logs")
-    assert "0 queries wait" in [entry["message"] for entry in logs if entry["name"] == "flows.pending"]
+
+    def logged() -> bool:  # logs come in batches, some seconds after the run has ended
+        logs = system.post("/logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}}).json()
+        return "0 queries wait" in [entry["message"] for entry in logs if entry["name"] == "flows.pending"]
+
+    wait_for(logged, 30, "logs")
 
 
 def test_the_events_of_a_scheduled_run_follow_one_that_was_never_sent(system):

@@ -23,7 +23,7 @@ from storage.errors import InputError, MismatchError
 from storage.store import open_store
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
-from tasks.gradients import MethodParameters
+from tasks.methods import MethodParameters
 
 pytestmark = [pytest.mark.usefixtures("prefect_db"), pytest.mark.e2e]
 

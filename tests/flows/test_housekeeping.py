@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from flows.housekeeping import parse_age
 from tiny_runs import STARTED, write_run
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.housekeeping import parse_age
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from flows.trace import trace
 from storage.catalog import run_user_sql
@@ -31,7 +31,7 @@ from storage.tables import read_part, write_part
 from storage.tensors import read_tensors, write_tensors
 from storage.verification import verify
 from tasks.corpus import CorpusParameters
-from tasks.gradients import MethodParameters
+from tasks.methods import MethodParameters
 
 QUERY = QueryParameters(prompt="The otter went to the", completion=" harbour.", query_id="otter")
 

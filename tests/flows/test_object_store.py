@@ -14,6 +14,7 @@ import pytest
 import s3fs
 import worlds
 from moto.server import ThreadedMotoServer
+from tables import assert_same
 from tiny_runs import write_run
 from typer.testing import CliRunner
 
@@ -33,7 +34,7 @@ from storage.tables import write_part
 from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
-from tasks.gradients import MethodParameters
+from tasks.methods import MethodParameters
 
 QUERIES = (QueryParameters(prompt="The otter went to the", completion=" harbour.", query_id="otter"),)
 
@@ -108,11 +109,9 @@ def test_workers_of_a_cluster_write_the_same_tables_into_the_bucket(traced, buck
 
 def assert_equal_tables(one, other):
     """Row for row, and none of them empty."""
-    for relation in RELATIONS:
-        statement = f"select * from {relation} order by all"
-        found = ask(one, statement)
-        assert found, relation
-        assert found == ask(other, statement), relation
+    tables = [{name: ask(store, f"select * from {name} order by all") for name in RELATIONS} for store in (one, other)]
+    assert all(tables[0].values())
+    assert_same(*tables)
 
 
 def test_the_same_experiment_again_writes_nothing(traced, bucket, gpt2, parts):

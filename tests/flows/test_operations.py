@@ -31,8 +31,8 @@ from storage.retention import delete_runs
 from storage.store import open_store
 from tasks.compute import ComputeParameters
 from tasks.factors import FitParameters
-from tasks.gradients import MethodParameters
 from tasks.influence.errors import InfluenceError
+from tasks.methods import MethodParameters
 
 pytestmark = pytest.mark.usefixtures("prefect_db")
 LONG_AGO = time.time() - 3600

@@ -18,9 +18,9 @@ from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
 from tasks.factors import FitParameters
-from tasks.gradients import MethodParameters
 from tasks.influence.errors import InfluenceError
 from tasks.influence.sweep import sweep
+from tasks.methods import MethodParameters
 
 pytestmark = pytest.mark.usefixtures("prefect_db")
 

@@ -11,6 +11,7 @@ import pytest
 import worlds
 from recovery import walks
 from recovery.walks import Change
+from tables import assert_same
 
 from flows.parameters import QueryParameters
 from tasks.candidates import CandidateParameters
@@ -124,7 +125,7 @@ def test_a_run_keeps_to_its_corpus_while_another_adds_to_it(tmp_path, gpt2, file
     found = walks.tables(tmp_path / "s")
     (heron,) = {row[0] for row in found["run_queries"] if row[1] == "heron"}
     rest = {name: [row for row in found[name] if row[0] != heron] for name in rows_of_runs(tmp_path / "s")}
-    walks.assert_same(rest, rows_of_runs(alone / "first"))  # another corpus would have another fit
+    assert_same(rest, rows_of_runs(alone / "first"))  # another corpus would have another fit
     assert Counter(row[1] for row in found["candidates"] if row[0] == heron)["heron"] > 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from recovery import walks
+from tables import assert_same
 
 FILLED = 64 * 1024  # bytes: less than the small files of a stage
 
@@ -59,4 +60,4 @@ def test_a_trace_goes_on_where_the_disk_was_full(small_disk, tmp_path, gpt2):
         left = [p for p in (*(small_disk / "s" / "work").glob("*"), *(small_disk / "s").rglob(".*")) if p.is_file()]
         assert left == [], "files whose writing failed"
     assert stopped_in >= {"start", "corpus", "factors"}  # whatever the sizes of files, it stopped in several stages
-    walks.assert_same(walks.tables(small_disk / "s"), expected)
+    assert_same(walks.tables(small_disk / "s"), expected)

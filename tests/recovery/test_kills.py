@@ -12,6 +12,7 @@ import pytest
 import worlds
 from recovery import walks
 from recovery.walks import Change
+from tables import assert_same
 
 STAGES = ("corpus", "lexical index", "candidates", "factors", "query gradients", "scores", "token scores", "results",
           "filter audit", "completion")  # fmt: skip
@@ -129,7 +130,7 @@ def kill_and_resume(world: World, folder: Path, moments: Iterable[tuple[str, int
         assert not redone - {"clock.json"}, f"{redone} written again after {moment}"
         assert_nothing_half_written(store)
         before = now
-    walks.assert_same(walks.tables(store), world.tables)
+    assert_same(walks.tables(store), world.tables)
     left = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()}
     left = {path for path in left if not _is_first_name(path) and not path.startswith("work/locks/")}
     assert left <= undisturbed, f"left behind: {left - undisturbed}"

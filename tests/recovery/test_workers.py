@@ -6,6 +6,7 @@ import psutil
 import pytest
 from recovery import walks
 from recovery.deadly import MARKS, PLACES
+from tables import assert_same
 
 
 @pytest.mark.e2e
@@ -21,7 +22,7 @@ def test_a_run_completes_although_a_worker_is_killed_in_every_stage(tmp_path, gp
     )
     walks.ended(process, tmp_path / "log")
     assert {mark.name for mark in marks.iterdir()} == set(PLACES)
-    walks.assert_same(walks.tables(tmp_path / "s"), walks.tables(tmp_path / "calm"))
+    assert_same(walks.tables(tmp_path / "s"), walks.tables(tmp_path / "calm"))
 
 
 @pytest.mark.e2e

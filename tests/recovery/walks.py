@@ -39,7 +39,7 @@ from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
 from tasks.factors import FitParameters
-from tasks.gradients import MethodParameters
+from tasks.methods import MethodParameters
 
 CHANGES = {"os.rename": 1, "os.link": 1, "os.remove": 0, "os.rmdir": 0}  # audit event: which argument is the path
 PATIENCE = 180  # seconds until a walk counts as hung
@@ -220,25 +220,3 @@ def tables(store: Path) -> dict[str, list[tuple]]:
             relation: connection.execute(f"select * {OWN.get(relation, '')} from {relation} order by all").fetchall()
             for relation in SCHEMAS
         }
-
-
-def assert_same(found: dict[str, list[tuple]], expected: dict[str, list[tuple]]) -> None:
-    """Row for row: keys, texts and ranks are equal, and numbers to the rounding of float32.
-
-    Where in memory a matrix lies decides in which order its products are added up, and a walk that goes on in another
-    process has them elsewhere.
-    """
-    for relation, rows in expected.items():
-        assert [_exact(row) for row in found[relation]] == [_exact(row) for row in rows], relation
-        for mine, theirs in zip(_numbers(found[relation]), _numbers(rows), strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6 * max(map(abs, theirs))), relation
-
-
-def _exact(row: tuple) -> tuple:
-    return tuple(None if isinstance(value, float) else value for value in row)
-
-
-def _numbers(rows: list[tuple]) -> list[list[float]]:
-    """The columns of floating-point numbers."""
-    columns = [[value for value in column if isinstance(value, float)] for column in zip(*rows, strict=True)]
-    return [column for column in columns if column]
