@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from flows.fact_sets import fact_set_app, train
 from flows.housekeeping import runs_app, store_app
 from flows.operations import retry, status, submit
 from storage.errors import HeadwaterError, InputError
@@ -323,11 +324,13 @@ def check(
         print_agreement(opened, path, fit, compute, rank, sample, console)
 
 
+app.command()(train)
 app.command()(submit)
 app.command()(status)
 app.command()(retry)
 app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
+app.add_typer(fact_set_app, name="fact-set")
 
 
 def _console() -> Console:

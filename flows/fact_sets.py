@@ -1,0 +1,92 @@
+"""Fact-tracing sets on the command line, and the training of a model on one or on any corpus."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+fact_set_app = typer.Typer(no_args_is_help=True, help="Sets of facts, of documents that state them, and of queries.")
+ENTITIES = 100  # a model learns their 1,000 facts in minutes on two CPU cores
+
+
+@fact_set_app.command()
+def synth(
+    output: Annotated[str, typer.Option("--output", "-o", help="directory of the set; a new one")],
+    entities: Annotated[int, typer.Option(help="with ten facts each; 5,000 were published", min=2)] = ENTITIES,
+    form: Annotated[
+        Literal["causal", "masked"], typer.Option(help="causal: plain text; masked: with what the masks stand for")
+    ] = "causal",
+    seed: Annotated[int, typer.Option(help="of facts, held-out utterances and pairs", min=0)] = 0,
+) -> None:
+    """FTRACE-SYNTH: invented facts about numbered entities, which no model can know beforehand."""
+    import pyarrow as pa
+
+    from storage.fact_sets import read_fact_set, write_fact_set
+    from tasks.evaluation.ftrace_synth import documents, make_set, queries
+
+    made = make_set(entities, seed)
+    tables = (pa.table(batch) for batch in documents(made, form))
+    folder = write_fact_set(
+        output, tables, pa.table(queries(made, form)), collapse="pair" if form == "masked" else None
+    )
+    found = read_fact_set(folder)
+    n_documents = len(made.pairs) * (4 if form == "masked" else 1)
+    typer.echo(
+        f"{len(made.facts):,} facts in {n_documents:,} documents, {len(found.queries):,} queries about "
+        f"{len(made.held_out):,} of them, in {folder}"
+    )
+    typer.echo(f"next  headwater train --store S --corpus {found.documents_path} -o MODEL")
+
+
+def train(
+    store: Annotated[str, typer.Option("--store", help="directory of the store whose sequences are taught")],
+    output: Annotated[str, typer.Option("--output", "-o", help="where the trained model goes, with its checkpoints")],
+    corpus: Annotated[list[str] | None, typer.Option(help="corpus files to ingest first, if new")] = None,
+    model: Annotated[str | None, typer.Option(help="model to begin with; none: a new one, untrained")] = None,
+    revision: Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")] = None,
+    layers: Annotated[int, typer.Option(help="of a new model: transformer blocks")] = 4,
+    width: Annotated[int, typer.Option(help="of a new model: dimensions of the residual stream")] = 128,
+    heads: Annotated[int, typer.Option(help="of a new model: attention heads per block")] = 4,
+    context: Annotated[int, typer.Option(help="of a new model: tokens in the longest sequence")] = 128,
+    vocabulary: Annotated[int, typer.Option(help="of a new model: tokens of its tokenizer, at most")] = 4096,
+    sequence_length: Annotated[int | None, typer.Option(help="tokens per sequence; default: the context")] = None,
+    packing: Annotated[str, typer.Option(help="document, or concatenate: sequences may cross documents")] = "document",
+    epochs: Annotated[int, typer.Option(help="passes over the sequences")] = 5,
+    batch_size: Annotated[int, typer.Option(help="sequences per optimizer step")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="peak of Adam's step size")] = 2e-3,
+    checkpoints: Annotated[
+        int | None, typer.Option(help="so many, each at twice the step of the one before; default: every epoch")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the order of sequences, and of a new model's weights")] = 0,
+    cluster: Annotated[str, typer.Option(help="auto, local, none, or the address of a Dask scheduler")] = "none",
+) -> None:
+    """Teach a model a corpus, from scratch or further; a training that was stopped goes on from its last checkpoint."""
+    from flows.training import TrainParameters
+    from flows.training import train as train_flow
+
+    shape = {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary}
+    parameters = TrainParameters.model_validate(
+        {
+            "store": store,
+            "directory": output,
+            "start": None if model is None else {"name": model, "revision": revision},
+            "shape": shape,
+            "corpus": {"inputs": corpus or [], "sequence_length": sequence_length, "packing": packing},
+            "training": {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "checkpoints": checkpoints,
+                "seed": seed,
+            },
+            "cluster": cluster,
+        }
+    )
+    report = train_flow(parameters)
+    for leg in report.legs[1:]:
+        typer.echo(f"step {leg.step:>6,}  epoch {leg.epoch:6.2f}  rate {leg.learning_rate:.1e}  loss {leg.loss:.4f}")
+    typer.echo(
+        f"{report.n_sequences:,} sequences in {report.seconds:.0f} s; {len(report.legs)} checkpoints in {output}"
+    )
+    typer.echo(f"next  headwater trace --store {store} --model {output} --prompt … --completion …")
