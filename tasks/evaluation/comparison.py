@@ -50,28 +50,35 @@ def seed_values(slice_of: Mapping[str, str], metrics: Mapping[str, Mapping[str, 
 
 
 def summarise(seeds: Sequence[SeedValues], slice_name: str) -> dict[Column, Summary]:
-    """Every column in a slice; a column in which no query of it has a value is left out.
+    """Every column that any seed has, in a slice; one in which no query of it has a value is left out.
 
-    All seeds have the same columns. Columns that lack the same queries share their resamples.
+    Columns that lack the same queries share their resamples.
     """
+    columns = list(dict.fromkeys(column for seed in seeds for column in seed.columns))
     chosen = [np.array([slice_name in (ALL, of) for of in seed.slices], np.bool_) for seed in seeds]
-    values = np.concatenate([seed.values[rows] for seed, rows in zip(seeds, chosen, strict=True)])
-    names = [query for seed, rows in zip(seeds, chosen, strict=True) for query in np.array(seed.queries)[rows]]
+    values = np.concatenate([_aligned(seed, columns)[rows] for seed, rows in zip(seeds, chosen, strict=True)])
+    names = np.array([q for seed, rows in zip(seeds, chosen, strict=True) for q in np.array(seed.queries)[rows]])
     number = np.repeat(np.arange(len(seeds)), [rows.sum() for rows in chosen])
     patterns: dict[bytes, list[int]] = {}
     for column, there in enumerate(~np.isnan(values).T):
         patterns.setdefault(there.tobytes(), []).append(column)
     found: dict[Column, Summary] = {}
-    for pattern, columns in patterns.items():
+    for pattern, alike in patterns.items():
         there = np.frombuffer(pattern, np.bool_)
         if there.any():
-            rows = values[there][:, columns]
-            estimates = bootstrap_means(rows, np.array(names)[there])
+            rows = values[there][:, alike]
             means = [rows[number[there] == k].mean(axis=0) for k in np.unique(number[there])]
-            for place, column in enumerate(columns):
+            for place, estimate in enumerate(bootstrap_means(rows, names[there])):
                 of_seeds = spread([float(mean[place]) for mean in means])
-                found[seeds[0].columns[column]] = Summary(estimates[place], of_seeds)
-    return {column: found[column] for column in seeds[0].columns if column in found}
+                found[columns[alike[place]]] = Summary(estimate, of_seeds)
+    return {column: found[column] for column in columns if column in found}
+
+
+def _aligned(seed: SeedValues, columns: Sequence[Column]) -> np.ndarray:
+    """The seed's values under the given columns, NaN under those that it lacks."""
+    place = {column: k for k, column in enumerate(seed.columns)}
+    padded = np.concatenate([seed.values, np.full((len(seed.queries), 1), np.nan)], axis=1)
+    return padded[:, [place.get(column, -1) for column in columns]]
 
 
 def halves(fact_of: Mapping[str, str]) -> dict[str, int]:

@@ -92,6 +92,12 @@ class Candidates:
         pairs = zip(self._queries.tolist(), numbers[self._starts].tolist(), strict=True)
         self._ties = tie_breakers([f"{self.queries[q]}\n{keys[k]}" for q, k in pairs])
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """By query, how many keys are ranked and how many of them are true."""
+        n = len(self.queries)
+        ranked, true = np.bincount(self._queries, minlength=n), np.bincount(self._queries[self._truths], minlength=n)
+        return dict(zip(self.queries, zip(ranked.tolist(), true.tolist(), strict=True), strict=True))
+
     def true_ranks(self, row_scores: np.ndarray) -> dict[str, list[int]]:
         """By query, the places of its true keys, ascending; a row without a score (NaN) comes after every other."""
         scores = np.asarray(row_scores, np.float64)[self._order]

@@ -37,6 +37,14 @@ def test_a_slice_is_what_each_seed_made_of_it():
     assert (found.estimate.value, found.seeds.n, found.seeds.deviation) == (0.5, 1, None)
 
 
+def test_a_method_that_one_seed_lacks_is_that_of_the_others():
+    seeds = [one({"a": 1.0}, {"a": "known"}), seed_values({"a": "known"}, {"other": {"mrr": {"a": 0.5}}})]
+    found = summarise(seeds, "all")
+    assert [(column, round(summary.seeds.mean, 3)) for column, summary in found.items()] == [
+        (MRR, 1.0), (("other", "mrr"), 0.5),
+    ]  # fmt: skip
+
+
 def test_an_empty_slice_has_no_figure_and_breaks_nothing():
     assert summarise([one({"a": 1.0}, {"a": "known"})], "learned") == {}
 

@@ -51,7 +51,9 @@ def test_places_are_those_of_each_query_alone_in_any_order_of_rows():
 def test_a_sentence_has_the_score_of_its_best_masking_and_is_true_if_any_masking_is():
     # Sentence s holds maskings at 1, 6 (the true one at 1) and t at 5, 4: as sentences s 6, t 5, u 3.
     keys, scores, truths = list("sstut"), [1.0, 6.0, 5.0, 3.0, 4.0], [True, False, False, True, False]
-    assert Candidates(["q"] * 5, keys, truths).true_ranks(np.array(scores)) == {"q": [1, 3]}
+    sentences = Candidates(["q"] * 5, keys, truths)
+    assert sentences.true_ranks(np.array(scores)) == {"q": [1, 3]}
+    assert sentences.sizes() == {"q": (3, 2)}
     assert Candidates(["q"] * 5, list("12345"), truths).true_ranks(np.array(scores)) == {"q": [4, 5]}
 
 
