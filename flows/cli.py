@@ -6,6 +6,7 @@ non-zero exit code; --debug shows where they came from.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -16,9 +17,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from flows.console import StoreOption, make_console, shell_word
 from flows.fact_sets import fact_set_app, train
-from flows.housekeeping import runs_app, store_app
 from flows.operations import retry, status, submit
+from flows.run_commands import runs_app
+from flows.store_commands import store_app
 from storage.errors import HeadwaterError, InputError
 from storage.text import printable
 from tasks.influence.errors import InfluenceError
@@ -30,7 +33,6 @@ app = typer.Typer(
     help="Traces what a language model says back to the training text that taught it.",
 )
 
-StoreOption = Annotated[str, typer.Option("--store", help="directory of the store")]
 ModelOption = Annotated[str, typer.Option("--model", help="model directory, or a repository of the hub")]
 RevisionOption = Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")]
 ClusterOption = Annotated[str, typer.Option(help="auto, local, none, or the address of a Dask scheduler")]
@@ -55,7 +57,7 @@ def demo(
     """The whole walk on an embedded corpus, with a model trained on it here."""
     from flows.demo import run_demo
 
-    run_demo(Path(directory), cluster, _console())
+    run_demo(Path(directory), cluster, make_console())
 
 
 @app.command()
@@ -84,7 +86,8 @@ def ingest(
     )
     n = ingest_corpus(parameters)
     typer.echo(f"{n:,} sequences in {store}")
-    typer.echo(f"next  headwater trace --store {store} --model {model} --prompt … --completion …")
+    words = f"--store {shell_word(store)} --model {shell_word(model)}"
+    typer.echo(f"next  headwater trace {words} --prompt … --completion …")
 
 
 @app.command()
@@ -167,7 +170,7 @@ def self_influence(
         }
     )
     factors_id, measured = self_influence_flow(parameters)
-    print_outliers(store, factors_id, measured, _console(), top)
+    print_outliers(store, factors_id, measured, make_console(), top)
 
 
 @app.command()
@@ -182,8 +185,26 @@ def trace(
     sequence_length: LengthOption = None,
     packing: PackingOption = "document",
     bad_documents: BadOption = "refuse",
-    method: Annotated[str, typer.Option(help="ekfac, kfac or identity (gradient dot)")] = "ekfac",
-    beside: Annotated[list[str] | None, typer.Option(help="further methods for comparison")] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="ekfac, kfac, identity (gradient dot), tracin, embedding, tracin+embedding, bm25plus, bm25, tfidf, "
+            "lucene, random_target or random"
+        ),
+    ] = "ekfac",
+    beside: Annotated[list[str] | None, typer.Option(help="further methods for comparison; may repeat")] = None,
+    checkpoints: Annotated[str | None, typer.Option(help="directory of a training's checkpoints, for tracin")] = None,
+    first_step: Annotated[int, typer.Option(help="checkpoints of earlier optimizer steps are left out")] = 1,
+    parameter_group: Annotated[
+        list[str] | None,
+        typer.Option(help="of tracin: all (default), embedding, head, blocks, 'block N' or other; may repeat"),
+    ] = None,
+    normalise: Annotated[str, typer.Option(help="of tracin: unit (cosine), local or none (dot product)")] = "unit",
+    weights: Annotated[str, typer.Option(help="of the checkpoints: mean or learning_rate")] = "mean",
+    second_moments: Annotated[bool, typer.Option(help="divide gradients by the optimizer's root mean squares")] = False,
+    hidden_layer: Annotated[
+        list[int] | None, typer.Option(help="layer of the method embedding; 0: the embedding's output; may repeat")
+    ] = None,
     damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
     absolute_damping: Annotated[float | None, typer.Option(help="λ itself, instead")] = None,
     rank: Annotated[int, typer.Option(help="singular directions kept of each query gradient")] = 32,
@@ -229,7 +250,11 @@ def trace(
         {
             "store": store,
             "model": {"name": model, "revision": revision},
-            "queries": [{k: getattr(p, k) for k in ("prompt", "completion", "query_id")} for p in asked],
+            "queries": [
+                {"prompt": p.prompt, "completion": p.completion, "query_id": p.query_id,
+                 "metadata": json.loads(p.metadata)}
+                for p in asked
+            ],
             "corpus": _corpus(corpus or [], sequence_length, packing, bad_documents),
             "candidates": {
                 "filters": filter or ["bm25"],
@@ -245,14 +270,19 @@ def trace(
             "method": {
                 "method": method, "beside": beside or [], "damping": _damping(damping, absolute_damping),
                 "rank": rank, "rescore": rescore,
+                "trajectory": {
+                    "checkpoints": checkpoints, "first_step": first_step, "normalise": normalise, "weights": weights,
+                    "parameter_groups": parameter_group or ["all"], "second_moments": second_moments,
+                    "hidden_layers": hidden_layer or [0],
+                },
             },
             "compute": {"batch_size": batch_size, "precision": precision},
             "cluster": scheduler or cluster,
         }
     )  # fmt: skip
     run_id = trace_flow(parameters)
-    print_answers(store, run_id, _console(), top=top)
-    print_next(store, run_id, _console())
+    print_answers(store, run_id, make_console(), top=top)
+    print_next(store, run_id, make_console())
 
 
 @app.command()
@@ -311,7 +341,7 @@ def check(
     from tasks.factors import FitParameters
     from tasks.plan import require_room, workload
 
-    path, console = find_checkpoint(model, revision), _console()
+    path, console = find_checkpoint(model, revision), make_console()
     opened = open_store(store) if store else None
     fit = FitParameters.model_validate(_fit(modules, fit_sequences, fisher, blocks, seed))
     compute = ComputeParameters.model_validate({"batch_size": batch_size, "precision": precision})
@@ -331,11 +361,6 @@ app.command()(retry)
 app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
 app.add_typer(fact_set_app, name="fact-set")
-
-
-def _console() -> Console:
-    # A pipe has no width of its own; tables in a file or a log are read without wrapping.
-    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def _fit(modules: str, sequences: int, fisher: str, blocks: int, seed: int) -> dict:

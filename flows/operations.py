@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated, Any, Literal
 
 import typer
@@ -11,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import StoreOption, as_json, make_console, make_table, shell_word
 from storage.errors import InputError
 from storage.text import printable
 
 SHOWN = 20  # queries of each state, and flow runs
-StoreOption = Annotated[str, typer.Option("--store", help="directory of the store")]
 
 
 def submit(
@@ -42,7 +40,7 @@ def submit(
     for known in [] if queries else asked:
         typer.echo(f"{printable(known.query_id)}{'' if new else ' is known: it came in before, in the same words'}")
     typer.echo(f"{len(new):,} of {len(asked):,} queries are new in {store}")
-    typer.echo(f"next  headwater status --store {store}")
+    typer.echo(f"next  headwater status --store {shell_word(store)}")
 
 
 def retry(
@@ -74,9 +72,9 @@ def status(
     runs, trouble = flow_runs(place) if url else ([], None)
     if format == "json":
         found = {"queries": counts, "open": open_queries, "server": url, "trouble": trouble, "flow_runs": runs}
-        typer.echo(json.dumps(found, default=str, ensure_ascii=False, indent=1))
+        typer.echo(as_json(found))
         return
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
+    console = make_console()
     console.print(
         f"{counts['waiting']:,} queries wait · {counts['failed']:,} failed · {counts['answered']:,} answered",
         markup=False,
@@ -85,14 +83,14 @@ def status(
         _print_queries(console, state, [row for row in open_queries if row["state"] == state])
     _print_runs(console, store, runs, url, trouble)
     if counts["failed"]:
-        console.print(f"next  headwater retry --store {store}", markup=False)
+        console.print(f"next  headwater retry --store {shell_word(store)}", markup=False)
 
 
 def _print_queries(console: Console, state: str, found: list[dict[str, Any]]) -> None:
     if not found:
         return
     column, title = {"waiting": ("submitted_at", "since (UTC)"), "failed": ("error", "why")}[state]
-    table = _table(state, title)
+    table = make_table(state, title)
     for row in found[:SHOWN]:
         table.add_row(Text(printable(row["query_id"])), Text(printable(_seconds(row[column]))))
     _close(console, table, len(found))
@@ -106,18 +104,11 @@ def _print_runs(console: Console, store: str, runs: list[dict[str, Any]], url: s
     elif not runs:
         console.print(f"no flow runs, waits or failed in the last day: {url}, store {store}", markup=False)
     else:
-        table = _table("flow", "state", "at (UTC)", "what it says")
+        table = make_table("flow", "state", "at (UTC)", "what it says")
         for run in runs[:SHOWN]:
             message = Text(printable(run["message"] or ""))
             table.add_row(Text(run["flow"]), run["state"], _seconds(run["at"]), message)
         _close(console, table, len(runs))
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
 
 
 def _close(console: Console, table: Table, n: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,7 +35,7 @@ class QueryParameters(BaseModel):
     prompt: str = Field(description="what the model was given; may be empty if its tokenizer has a start token")
     completion: str = Field(min_length=1, description="what it said: the text whose log-probability is explained")
     query_id: str | None = Field(None, description="name of the query; none: made from its text")
-    metadata: dict[str, str] = Field(default_factory=dict, description="kept with the query; may name its truth")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="kept with the query; may name its truth")
 
     def as_prompt(self) -> Prompt:
         """The query as the store knows it."""

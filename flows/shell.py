@@ -22,10 +22,9 @@ def answer(store: Store, statement: str, form: str) -> None:
     """Run one statement and print its rows as a table, csv or json."""
     columns, rows = run_user_sql(store, statement)
     if form == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(columns)
         # Whoever redirects wants the rows as they are; a terminal would obey what they hold.
-        writer.writerows([list(map(_shown, row)) for row in rows] if sys.stdout.isatty() else rows)
+        table = [columns, *rows]
+        csv.writer(sys.stdout).writerows([list(map(_shown, row)) for row in table] if sys.stdout.isatty() else table)
     elif form == "json":
         records = [dict(zip(columns, row, strict=True)) for row in rows]
         text = json.dumps(records, default=str, ensure_ascii=False, indent=1)

@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import shell_word
 from storage.catalog import run_user_sql
 from storage.database import rows, session
 from storage.store import open_store
 from storage.text import printable
+from tasks.methods import GRADIENT
 
-LEGEND = """Training sequences that raised the probability of each completion, ranked by {by}.
-influence  in nats, for a weight of the whole corpus: divided by the number of sequences it is the change of log p
-           that one more copy would make; positive means that more of the sequence makes the completion likelier
+LEGEND = """Training sequences {how} each completion, ranked by {by}.
+influence  {influence}
 relative   influence / √(the sequence's own self-influence): long and odd sequences do not crowd the top
 BM25       the place that word overlap alone gives the sequence among the candidates
 [token]    the position with the most influence; it predicts the token after it
@@ -26,15 +27,30 @@ log p      of the whole completion after its prompt, as this model sees it, in n
 r          correlation of compressed with exact influences, over the sequences that were scored again exactly
 factors    the curvature G that was fitted, on how many sequences, and λ, which is added before it is inverted
 """
+INFLUENCE = """in nats, for a weight of the whole corpus: divided by the number of sequences it is the change of log p
+           that one more copy would make; positive means that more of the sequence makes the completion likelier"""
+MEANINGS = {
+    "tracin": "the cosine of the query's and the sequence's gradients, or what the run asked for, over checkpoints",
+    "embedding": "the cosine of mean hidden states: likeness, not influence",
+    "tracin+embedding": "the mean of the cosines of gradients and of mean hidden states",
+    "bm25plus": "the BM25+ score of the words that they share: likeness, not influence",
+    "bm25": "the BM25 score of what they share: likeness, not influence",
+    "lucene": "the BM25 score of what they share, as Lucene has it: likeness, not influence",
+    "tfidf": "the TF-IDF score of what they share: likeness, not influence",
+    "random_target": "1 and a random fraction where the sequence says the completion, else the fraction alone",
+    "random": "a random number: the baseline of all baselines",
+}
 EXCERPT = 14  # tokens shown of a sequence, around the one with the most influence
 WIDTH = 96  # characters of a text excerpt
 
 
 def print_answers(store: str, run_id: str, console: Console, top: int = 10, by: str = "influence") -> None:
     """Every query of a run with its top sequences and where they act, ranked by influence or relative."""
-    console.print(Text(LEGEND.format(by=by), style="dim"))
     with session(open_store(store)) as connection:
         facts = rows(connection, "answer/run", run=run_id)[0]
+        how = "that raised the probability of" if facts["method"] in (*GRADIENT, "tracin") else "found for"
+        meaning = MEANINGS.get(facts["method"], INFLUENCE)
+        console.print(Text(LEGEND.format(how=how, by=by, influence=meaning), style="dim"))
         for query in rows(connection, "answer/queries", run=run_id):
             asked = {"query": query["query_id"], "run": run_id, "k": top, "by": by}
             found = rows(connection, "answer/top", **asked)
@@ -52,18 +68,18 @@ def print_next(store: str, run_id: str, console: Console) -> None:
     with session(open_store(store)) as connection:
         query_id = rows(connection, "answer/queries", run=run_id)[-1]["query_id"]
         found = rows(connection, "answer/top", query=query_id, run=run_id, k=1, by="influence")
-    lines = [f"{command()} report --store {store} --run {run_id} -o report.html"]
+    lines = [f"{command()} report --store {shell_word(store)} --run {run_id} -o report.html"]
     if found:
         quoted = printable(query_id).replace("'", "''")
         heatmap = f"select * from token_heatmap('{quoted}', {found[0]['sequence_id']})"
-        lines.append(f'{command()} sql --store {store} "{heatmap}"')
+        lines.append(f"{command()} sql --store {shell_word(store)} {shell_word(heatmap)}")
     for lead, line in zip(("next", "    "), lines, strict=False):
         console.print(f"{lead}  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def command() -> str:
     """How this program is called here: by name where the shell finds it, else by the path it was started with."""
-    return "headwater" if shutil.which("headwater") else sys.argv[0]
+    return "headwater" if shutil.which("headwater") else shell_word(sys.argv[0])
 
 
 def _print_query(
@@ -119,6 +135,8 @@ def _excerpt(tokens: list[dict], text: str) -> Text:
 
 def _footer(query: dict[str, Any], facts: dict[str, Any]) -> str:
     parameters = json.loads(facts["parameters"])
+    if facts["method"] not in GRADIENT:
+        return f"method {facts['method']}, {query['n_candidates']:,} candidates"
     damping = parameters["method"]["damping"]
     strength = damping["absolute"] or f"{damping['relative']:g} · mean eigenvalue"
     correlation = query["compression_correlation"]
@@ -187,5 +205,5 @@ def print_outliers(path: str, factors_id: str, measured: int, console: Console, 
         )
     console.print(table)
     console.print(f"{measured:,} sequences measured now, the others before · factors {factors_id}")
-    line = f'next  {command()} sql --store {path} "select * from {asked}"'
+    line = f"next  {command()} sql --store {shell_word(path)} {shell_word(f'select * from {asked}')}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -14,9 +14,9 @@ import duckdb
 from storage import digests
 from storage.database import catalog_statements, configure, installed_relations, reading, write_relations
 from storage.errors import InputError
-from storage.places import local_copy
 from storage.readonly import require_reading
 from storage.schemas import SCHEMA_VERSION
+from storage.scratch import local_copy
 from storage.store import Store, read_json, replacing, write_json
 
 

@@ -23,8 +23,9 @@ import pyarrow as pa
 from storage.digests import digest_of
 from storage.errors import StoreError
 from storage.homes import HOMES_VIEW, HOUSED, OWN, home_of, merged_file, relation_views
-from storage.places import Place, publish, scratch
+from storage.places import Place, publish
 from storage.schemas import RUN_RELATIONS, SCHEMAS
+from storage.scratch import SESSIONS, SPILL, scratch
 from storage.settings import settings
 from storage.store import Store, explain_write
 from storage.tables import ROW_GROUP
@@ -51,7 +52,7 @@ def configure(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     connection.execute("set enable_progress_bar = false")
     connection.execute(f"set memory_limit = '{settings().memory_limit_gib:.2f}GiB'")
     root = store.root
-    spill = root / "work" / "spill" if isinstance(root, Path) else scratch("spill")
+    spill = root / "work" / "spill" if isinstance(root, Path) else scratch(SPILL)
     connection.execute(f"set temp_directory = {_quoted(str(spill))}")
     if not isinstance(root, Path):
         connection.register_filesystem(root.fs)  # DuckDB's own needs an extension to be downloaded
@@ -111,7 +112,7 @@ def session(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
             install_relations(connection, store)
             yield connection
         return
-    private = scratch("sessions") / f"{uuid.uuid4().hex}.duckdb"
+    private = scratch(SESSIONS) / f"{uuid.uuid4().hex}.duckdb"
     try:
         shutil.copyfile(installed_relations(store), private)
         with open_connection(store, private) as connection:
@@ -125,7 +126,7 @@ def installed_relations(store: Store) -> Path:
 
     To make a view DuckDB opens a file that it names, some hundred requests for all of them: once per machine will do.
     """
-    final = scratch("sessions") / f"views-{digest_of(catalog_statements(store))[:16]}.duckdb"
+    final = scratch(SESSIONS) / f"views-{digest_of(catalog_statements(store))[:16]}.duckdb"
     if not final.exists():
         path = final.with_name(f"{uuid.uuid4().hex}.duckdb")
         try:

@@ -14,19 +14,21 @@ from storage.factors import fit_ids, read_fit
 from storage.locks import is_held
 from storage.places import Place, is_local, remove_tree, tree_bytes
 from storage.retention import RunSummary, used_fits
+from storage.scratch import SESSIONS, SPILL, UPLOADS, scratch
 from storage.sequences import corpus_fingerprint, current_parts
 from storage.store import Store
 
 KEPT = ("locks", "spill", "pending")  # under work/: lock files and unfinished batches stay for those who come
 
 BROKEN_OFF = "a file whose writing was broken off"
+SPILLED = "what DuckDB spilled for a process that was killed"
 
 
 @dataclass(frozen=True)
 class Leftover:
     """A file or directory that can go, and why."""
 
-    kind: str  # work, factors or embeddings
+    kind: str  # work, scratch, factors or embeddings
     name: str
     place: Place
     n_bytes: int
@@ -61,7 +63,7 @@ def _work(store: Store) -> Iterator[tuple[Leftover, float]]:
     """Parts of corpus cuts and half-written files whose process has ended; those of runs go with their run."""
     folder = store.root / "work"
     for place in sorted((folder / "spill").glob("*")):
-        yield _leftover("work", place, "what DuckDB spilled for a process that was killed")
+        yield _leftover("work", place, SPILLED)
     for place in sorted(folder.glob("*")):
         if place.name in KEPT or place.name.startswith("run-"):
             continue
@@ -73,6 +75,16 @@ def _work(store: Store) -> Iterator[tuple[Leftover, float]]:
     if is_local(store.root):  # JSON is written beside its last name
         for place in sorted(store.root.rglob(".*.json.*")):
             yield _leftover("work", place, BROKEN_OFF)
+    else:
+        yield from _scratch()
+
+
+def _scratch() -> Iterator[tuple[Leftover, float]]:
+    """What killed processes left on this machine while they drove a store in an object store, this one or another."""
+    for folder, reason in ((UPLOADS, BROKEN_OFF), (SPILL, SPILLED), (SESSIONS, "the session of a killed process")):
+        for place in sorted(scratch(folder).glob("*")):
+            if not place.name.startswith("views-"):
+                yield _leftover("scratch", place, reason)
 
 
 def _factors(store: Store, staying: list[RunSummary]) -> Iterator[tuple[Leftover, float]]:

@@ -22,13 +22,15 @@ from storage.clock import store_time
 from storage.errors import StoreError
 from storage.homes import HOUSED, NOWHERE, OWN, Homes, Residence, merge_numbers, merged_file, read_homes
 from storage.locks import locked
-from storage.places import Place, entries, local_copy, location, remove_file
+from storage.places import Place, entries, location, remove_file
 from storage.schemas import merged_schema
+from storage.scratch import local_copy
 from storage.seals import seal_is_whole
 from storage.store import Store, replacing
 from storage.tables import ROW_GROUP, PartWriter, damaged, read_part, write_part
 
-OPTIONAL = ("filter_audits",)  # the relations that a complete run may have no file of
+# Relations that a complete run may have no file of: it asked for no such rows, or is older than they are.
+OPTIONAL = ("filter_audits", "checkpoint_influences", "hidden_similarities")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from storage.errors import InputError
+from storage.text import size
 
 # C0, C1, soft hyphen, bidi marks, overrides and isolates, zero-width and separator characters, tags.
 # The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji are spelt with them.
@@ -88,17 +89,6 @@ def number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}").replace("-", "−")
-
-
-def size(n_bytes: float | None) -> str:
-    """Bytes in the unit that leaves one to three digits; – for none."""
-    if n_bytes is None:
-        return "–"
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
 
 
 def source(name: str) -> Markup:

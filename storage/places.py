@@ -10,10 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,12 +20,10 @@ from typing import TypeAlias
 from fsspec import AbstractFileSystem
 from upath import UPath
 
-from storage.digests import digest_of
 from storage.errors import InputError
-from storage.settings import settings
 
 Place: TypeAlias = Path | UPath
-COPIES = "copies"
+TRIES, PAUSE = 8, 0.1  # of a conditional request that met another one, and seconds before the second try
 
 
 def find_place(text: str | Place) -> Place:
@@ -55,14 +52,6 @@ def is_local(place: Place) -> bool:
     return isinstance(place, Path)
 
 
-def scratch(*names: str) -> Path:
-    """A local directory for what passes between this machine and an object store."""
-    root = settings().scratch or Path(tempfile.gettempdir()) / f"headwater-{os.getuid()}"
-    path = Path(root).joinpath(*names)
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return path
-
-
 def publish(temporary: Path, final: Place) -> None:
     """Let a complete local file appear under its last name in one step."""
     if isinstance(final, Path):
@@ -77,7 +66,7 @@ def publish_new(temporary: Path, final: Place) -> None:
     Of several processes at once one succeeds: by a hard link on a disk, by a conditional request in an object store.
     """
     if not isinstance(final, Path):
-        final.fs.put_file(str(temporary), final.path, mode="create")
+        _create_object(temporary, final)
         return
     try:
         os.link(temporary, final)
@@ -88,6 +77,26 @@ def publish_new(temporary: Path, final: Place) -> None:
         if final.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
         os.replace(temporary, final)
+
+
+def _create_object(temporary: Path, final: UPath) -> None:
+    # S3 answers 409 where another request for the name is under way, and does not say how that one will end.
+    for attempt in range(TRIES):
+        try:
+            final.fs.put_file(str(temporary), final.path, mode="create")
+            return
+        except OSError as error:
+            code = _code(error)
+            if code == "PreconditionFailed":  # s3fs knows it by a word that only Amazon's servers add
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
+            if code != "ConditionalRequestConflict" or attempt == TRIES - 1:
+                raise
+        time.sleep(PAUSE * 2**attempt)
+
+
+def _code(error: OSError) -> str | None:
+    """What a server called the error that s3fs made this one from."""
+    return getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
 
 
 def write_text(place: Place, text: str) -> None:
@@ -186,37 +195,3 @@ def version_of(place: Place) -> tuple[str, str, str]:
         return str(place), str(status.st_size), str(status.st_mtime_ns)
     facts = place.fs.info(place.path)
     return str(place), str(facts["size"]), str(facts.get("ETag") or facts.get("LastModified") or facts.get("updated"))
-
-
-@contextmanager
-def local_copy(place: Place) -> Iterator[Path]:
-    """A local file with a place's content: itself, or a download that is kept for the next reader.
-
-    Downloads take at most HEADWATER_SCRATCH_GIB; those that were used the longest ago go first.
-    """
-    if isinstance(place, Path):
-        yield place
-        return
-    folder = scratch(COPIES)
-    path = folder / f"{digest_of(version_of(place))[:32]}{place.suffix}"
-    if path.exists():
-        os.utime(path)
-    else:
-        temporary = folder / f"{path.name}.{uuid.uuid4().hex[:8]}.partial"
-        try:
-            place.fs.get_file(place.path, str(temporary))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _make_room(folder, path)
-    yield path
-
-
-def _make_room(folder: Path, newest: Path) -> None:
-    # A reader that has a removed file open goes on reading it.
-    kept = sorted((p for p in folder.iterdir() if p != newest), key=lambda p: p.stat().st_mtime, reverse=True)
-    room = settings().scratch_gib * 2**30 - newest.stat().st_size
-    for path in kept:
-        room -= path.stat().st_size
-        if room < 0:
-            path.unlink(missing_ok=True)

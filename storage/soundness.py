@@ -11,8 +11,9 @@ import torch
 
 from storage.errors import StoreError
 from storage.homes import HOUSED
-from storage.places import Place, local_copy
+from storage.places import Place
 from storage.schemas import INDEXES, SCHEMAS, merged_schema
+from storage.scratch import local_copy
 from storage.seals import seal_is_whole
 from storage.store import Store
 from storage.tensors import read_tensors, tensor_names

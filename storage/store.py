@@ -23,8 +23,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from storage.errors import InputError, StoreError
-from storage.places import Place, find_place, is_local, make_directory, publish, publish_new, scratch, write_text
+from storage.places import Place, find_place, is_local, make_directory, publish, publish_new, write_text
 from storage.schemas import RUN_RELATIONS, SCHEMA_VERSION, SCHEMAS, merged_schema
+from storage.scratch import UPLOADS, scratch
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REMOTE = ("botocore", "aiohttp")  # whose errors are not the operating system's
@@ -160,7 +161,7 @@ def creating(store: Store, final: Place) -> Iterator[Path]:
 
 @contextmanager
 def _aside(store: Store, final: Place) -> Iterator[Path]:
-    folder = store.root / "work" if isinstance(store.root, Path) else scratch("uploads")
+    folder = store.root / "work" if isinstance(store.root, Path) else scratch(UPLOADS)
     temporary = folder / f"{final.name}.{uuid.uuid4().hex[:12]}"
     with explain_write(final):
         make_directory(folder)

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from storage.errors import StoreError
-from storage.places import Place, local_copy
+from storage.places import Place
+from storage.scratch import local_copy
 from storage.seals import BLANK, KEY, seal
 from storage.store import Store, replacing
 

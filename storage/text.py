@@ -1,4 +1,4 @@
-"""Corpus text made safe to show: what controls a terminal or hides order becomes visible."""
+"""Text for people: that of a corpus made safe to show, and bytes in units that are read at a glance."""
 
 from __future__ import annotations
 
@@ -18,3 +18,14 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co"} and character != "\u200d":
         return f"<{ord(character):04x}>"
     return character
+
+
+def size(n_bytes: float | None) -> str:
+    """Bytes in the unit that leaves one to three digits; – for none."""
+    if n_bytes is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

@@ -212,7 +212,9 @@ def _orphans(store: Store) -> Iterator[Finding]:
             step = "run headwater ingest again: it was broken off, and goes on"
             yield Finding(f"tables/{relation}/{name}.parquet", "rows of a corpus part without a manifest", step)
     for leftover in stale_work(store, STALE):
-        yield Finding(f"work/{leftover.name}", leftover.reason, f"headwater store prune --store {store.root} --yes")
+        yield Finding(
+            f"{leftover.kind}/{leftover.name}", leftover.reason, f"headwater store prune --store {store.root} --yes"
+        )
 
 
 def _catalog(store: Store) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from storage.pages import size
+from storage.text import size
 from storage.store import bytes_written, count_written
 
 SAMPLE_SECONDS = 0.02  # between looks at the process's memory; one takes some 10 µs

@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ import worlds
 
 from flows import cli
 from flows.cluster import open_workers
+from flows.console import make_console
+from flows.run_commands import _print_sql
 from storage.catalog import run_user_sql
 from storage.checkpoints import find_checkpoint, load_model, load_tokenizer
 from storage.database import session
@@ -262,7 +265,8 @@ def test_a_terminal_is_never_sent_a_control_character_of_the_corpus(store, form)
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "flows.cli", "sql", "--store", str(store.root), "--format", form]
     environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
-    process = subprocess.Popen([*command, "select text from documents"], cwd=ROOT, stdout=theirs, env=environment)
+    statement = 'select text as "\x1b[2Jof" from documents'  # a column's name is sent too
+    process = subprocess.Popen([*command, statement], cwd=ROOT, stdout=theirs, env=environment)
     os.close(theirs)
     said = b""
     while True:
@@ -275,7 +279,26 @@ def test_a_terminal_is_never_sent_a_control_character_of_the_corpus(store, form)
         said += some
     assert process.wait() == 0
     assert "<202e>tfel" in said.decode()
+    assert {"<001b>[2Jof", "\\u001b[2Jof"} & set(re.findall(r"\S+\[2Jof", said.decode().replace('"', "")))
     assert controls(said.decode()) == set()
+
+
+SHELL = """$(touch owned) `touch owned` "; touch owned; ' \\" $HOME !! it's"""
+
+
+def test_commands_to_copy_run_nothing_but_themselves(tmp_path, capsys):
+    """What is printed is given to a shell, in which headwater says what it was called with."""
+    _print_sql(make_console(), f"{SHELL} store", "run-1", [SHELL])
+    lines = [line[6:] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert len(lines) == 4
+    for line in lines:
+        script = f"headwater() {{ printf '%s\\n' \"$@\"; }}\n{line}"
+        said = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert said.stderr == ""
+        *words, statement = said.stdout.splitlines()
+        assert words == ["sql", "--store", f"{SHELL} store"]
+        assert statement.startswith("select * from ")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_an_error_or_a_warning_that_quotes_a_corpus_is_printable(monkeypatch, capsys):

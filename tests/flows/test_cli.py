@@ -13,6 +13,7 @@ import worlds
 from safetensors.torch import load_file, save_file
 
 from flows import cli
+from storage.errors import InputError
 from tasks.plan import Rates
 
 
@@ -52,6 +53,20 @@ def store(tmp_path_factory, gpt2, corpus, prefect_db):
 
 QUERY = ("--prompt", "The otter went to the", "--completion", " harbour.")
 QUICK = ("--cluster", "none", "--precision", "float32", "--rescore", "3", "--top", "3")
+
+
+def test_what_else_a_query_s_line_says_is_kept_with_the_query(headwater, tmp_path, store, gpt2, monkeypatch):
+    seen = []
+
+    def trace(parameters):
+        seen.extend(query.as_prompt() for query in parameters.queries)
+        raise InputError("the trace", expected="none", found="one", remedy="This test asks for no more.")
+
+    monkeypatch.setattr("flows.trace.trace", trace)
+    line = {"prompt": "p", "completion": " c", "query_id": "a", "colour": "blue", "line": 3, "of": {"a": [1]}}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line))
+    refused(headwater("trace", "--store", store, "--model", gpt2, "--queries", tmp_path / "q.jsonl"), "the trace")
+    assert [json.loads(prompt.metadata) for prompt in seen] == [{"colour": "blue", "line": 3, "of": {"a": [1]}}]
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
-from flows.housekeeping import parse_age
 from tiny_runs import STARTED, write_run
 from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
+from flows.store_commands import parse_age
 from flows.trace import trace
 from storage.catalog import run_user_sql
 from storage.errors import InputError, StoreError

@@ -1,0 +1,49 @@
+"""What commands share: the option that names a store, tables, cells, and words that a shell takes as they are."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from storage.text import printable
+
+StoreOption = Annotated[str, typer.Option("--store", help="directory of the store")]
+
+
+def make_console() -> Console:
+    """A console that wraps at the terminal's width; a pipe has none, and its tables are read without wrapping."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
+
+
+def make_table(*columns: str) -> Table:
+    """An empty table without lines; columns whose name begins with > stand to the right."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def cell(value: Any) -> Text:
+    """A value as text that commands no terminal."""
+    if value is None:
+        return Text("·")
+    return Text(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else printable(str(value)))
+
+
+def as_json(value: Any) -> str:
+    """Records for another program."""
+    return json.dumps(value, default=str, ensure_ascii=False, indent=1)
+
+
+def shell_word(text: str) -> str:
+    """`text` as one word of a POSIX shell that runs nothing; in double quotes, as SQL reads best, where those do."""
+    if set(text) & set('"$`\\!'):
+        return shlex.quote(text)
+    return text if shlex.quote(text) == text else f'"{text}"'
