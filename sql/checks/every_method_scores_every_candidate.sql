@@ -1,0 +1,6 @@
+-- offending rows: candidates that a method passed over; a filter's own scores are of what it found
+select c.query_id, c.sequence_id, m.method
+from (select distinct query_id, sequence_id from run_candidates) c
+cross join (select distinct method from run_influences where method not in ('bm25', 'tfidf', 'lucene')) m
+anti join run_influences i
+    on i.query_id = c.query_id and i.sequence_id = c.sequence_id and i.method = m.method
