@@ -16,12 +16,12 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage.digests import digest_of
 from storage.errors import StoreError
-from storage.places import Place, version_of
+from storage.places import Place, publish_new, version_of
 from storage.settings import settings
 
 COPIES, UPLOADS, SESSIONS, SPILL = "copies", "uploads", "sessions", "spill"
@@ -92,22 +92,33 @@ def _download(place: Place, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         place.fs.get_file(place.path, str(temporary))  # type: ignore[union-attr]  # a local one is its own copy
-        os.replace(temporary, path)
+        publish_new(temporary, path)
+    except FileExistsError:
+        pass  # another reader's copy, which it may hold: it is not replaced
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _hold(path: Path) -> int | None:
     """A descriptor whose lock keeps the file where it is; None where there is none."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if os.fstat(descriptor).st_nlink:
+    descriptor = _locked(path, fcntl.LOCK_SH)
+    if descriptor is not None:
         os.utime(path)
-        return descriptor
-    os.close(descriptor)  # it went between the two
+    return descriptor
+
+
+def _locked(path: Path, kind: int) -> int | None:
+    """A descriptor of the file of that name, locked; None where there is none, or somebody has the lock."""
+    with suppress(FileNotFoundError, BlockingIOError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, kind)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # else it went, or another came, in between
+                return descriptor
+            raise FileNotFoundError
+        except BaseException:
+            os.close(descriptor)
+            raise
     return None
 
 
@@ -131,14 +142,7 @@ def make_room(folder: Path) -> None:
 
 
 def _remove_unless_held(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
-        pass  # somebody reads it: it goes another time
-    finally:
+    descriptor = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if descriptor is not None:  # else somebody reads it, and it goes another time
+        path.unlink()
         os.close(descriptor)
