@@ -17,6 +17,7 @@ from storage.homes import HOUSED, NOWHERE, OWN, Homes, read_homes
 from storage.locks import is_held, locked
 from storage.merging import remove_superseded, settle
 from storage.places import entries, remove_tree, tree_bytes
+from storage.schemas import AFTERTHOUGHTS
 from storage.staging import discard
 from storage.store import Store, safe_name
 from storage.tables import has_part, read_part, write_part
@@ -125,7 +126,8 @@ def delete_runs(store: Store, run_ids: list[str], grace: timedelta = GRACE) -> i
             _keep_answers(store, run_ids)
             settle(store, {run_id: (NOWHERE, 0) for run_id in run_ids})
             for run_id in run_ids:
-                store.file("evaluations", run_id).unlink(missing_ok=True)
+                for relation in AFTERTHOUGHTS:
+                    store.file(relation, run_id).unlink(missing_ok=True)
                 discard(store, run_id)
             return remove_superseded(store, grace)
 

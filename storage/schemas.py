@@ -199,6 +199,23 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("ci_high", pa.float64()),
         ("n", pa.int64()),
     ),
+    # one row per (run, query, checkpoint): whether the model gave the answer after so many optimizer steps
+    "query_outcomes": _schema(
+        ("run_id", pa.string()),
+        ("query_id", pa.string()),
+        ("checkpoint", pa.int32()),
+        ("probability", pa.float64()),
+        ("is_first", pa.bool_()),
+        ("is_among_three", pa.bool_()),
+    ),
+    # one row per (run, query, sequence): the answer before and after one training step on the sequence; change in nats
+    "tail_patches": _schema(
+        *_RUN,
+        ("learning_rate", pa.float64()),
+        ("probability_before", pa.float64()),
+        ("probability_after", pa.float64()),
+        ("log_probability_change", pa.float64()),
+    ),
 }
 
 # What is made of a corpus part and goes with it; of each index its terms are written last, so they say it is complete.
@@ -208,8 +225,11 @@ INDEXES: dict[Terms, tuple[str, ...]] = {
     "words": ("words", "word_postings", "word_lengths"),
 }
 
+# What is said of a run after it is complete, one file each, never merged.
+AFTERTHOUGHTS = ("evaluations", "query_outcomes", "tail_patches")
+
 # Relations whose rows belong to one run: the views show them only once that run is in `runs`.
-_OTHERS = {"runs", "evaluations", "merges", "deleted_answers"}
+_OTHERS = {"runs", "merges", "deleted_answers", *AFTERTHOUGHTS}
 RUN_RELATIONS = tuple(name for name, schema in SCHEMAS.items() if "run_id" in schema.names and name not in _OTHERS)
 
 

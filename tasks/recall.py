@@ -1,0 +1,65 @@
+"""Recall stage: at each checkpoint of a training, whether the model gives the answers that a run asks about.
+
+So queries fall into those that were known before the training, learned in it, or never (METHODS: the learned slice).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from storage.checkpoints import context_length, load_model, load_tokenizer
+from storage.prompts import Prompt
+from storage.schemas import SCHEMAS
+from storage.staging import discard, has_staged, staged_reader, staged_writer
+from storage.store import Store
+from storage.tables import has_part, write_part
+from storage.trajectory import Checkpoint
+from tasks.evaluation.recall import recall_answers
+from tasks.influence.queries import encode_query
+from tasks.progress import progress
+from tasks.stage import stage
+
+RELATION = "query_outcomes"
+
+
+@stage("recall")
+def measure_recall(
+    store: Store,
+    run_id: str,
+    model: Path,
+    prompts: Sequence[Prompt],
+    checkpoints: Sequence[Checkpoint],
+    batch_size: int,
+) -> None:
+    """Fill `query_outcomes`: every query of the run at every checkpoint; what is there already is not asked again.
+
+    `model` is the directory whose tokenizer and context all checkpoints share.
+    """
+    if has_part(store, RELATION, run_id):
+        return
+    tokenizer, context = load_tokenizer(model), context_length(model)
+    asked = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in prompts]
+    key, names = f"recall-{run_id}", [f"step-{checkpoint.step}" for checkpoint in checkpoints]
+    with progress("recall", len(names)) as advance:
+        for name, checkpoint in zip(names, checkpoints, strict=True):
+            if not has_staged(store, key, RELATION, name):
+                outcomes = recall_answers(load_model(checkpoint.path), tokenizer, asked, batch_size)
+                with staged_writer(store, key, RELATION, name) as part:
+                    part.append(
+                        {
+                            "run_id": [run_id] * len(prompts),
+                            "query_id": [prompt.query_id for prompt in prompts],
+                            "checkpoint": [checkpoint.step] * len(prompts),
+                            "probability": [math.exp(o.log_probability) for o in outcomes],
+                            "is_first": [o.is_first for o in outcomes],
+                            "is_among_three": [o.is_among_first for o in outcomes],
+                        }
+                    )
+            advance(1)
+    batches = [batch for name in names for batch in staged_reader(store, key, RELATION, name)]
+    write_part(store, RELATION, run_id, columns=pa.Table.from_batches(batches, SCHEMAS[RELATION]))
+    discard(store, key)
