@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from flows.console import StoreOption, make_console, shell_word
+from flows.evaluate_commands import evaluate_app
 from flows.fact_sets import fact_set_app, train
 from flows.operations import retry, status, submit
 from flows.run_commands import runs_app
@@ -361,6 +362,7 @@ app.command()(retry)
 app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
 app.add_typer(fact_set_app, name="fact-set")
+app.add_typer(evaluate_app, name="evaluate")
 
 
 def _fit(modules: str, sequences: int, fisher: str, blocks: int, seed: int) -> dict:

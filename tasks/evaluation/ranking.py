@@ -140,8 +140,8 @@ def bootstrap_means(
         counts = np.bincount(flat.ravel(), minlength=draws.size).reshape(draws.shape).astype(np.float64)
         means[start : start + step] = (counts @ sums) / (counts @ sizes)[:, None]
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    bounds = zip(values.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)
-    return [Estimate(value, *ends, n) for value, *ends in bounds]
+    figures = zip(values.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Estimate(value, least, most, n) for value, least, most in figures]
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -1,0 +1,135 @@
+"""Evaluations on the command line: headwater evaluate fact-tracing."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from flows.console import StoreOption, make_console, make_table, shell_word
+from storage.text import printable
+
+if TYPE_CHECKING:
+    from tasks.fact_scores import FactStudy
+    from tasks.fact_tables import Cell, Table
+
+evaluate_app = typer.Typer(no_args_is_help=True, help="How good the methods are, measured where the truth is known.")
+NAMED = 5  # queries that were left out and are named
+
+
+@evaluate_app.command("fact-tracing")
+def fact_tracing(
+    facts: Annotated[str, typer.Option("--set", help="folder with abstracts.parquet and queries.parquet")],
+    store: StoreOption,
+    model: Annotated[str | None, typer.Option(help="model to be taught the set; none: a new one, untrained")] = None,
+    revision: Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")] = None,
+    checkpoints: Annotated[str | None, typer.Option(help="directory of a training that is over, instead")] = None,
+    trainings: Annotated[str | None, typer.Option(help="where trainings go; default: beside the store")] = None,
+    methods: Annotated[list[str] | None, typer.Option(help="methods, by commas; the default names all")] = None,
+    seeds: Annotated[int, typer.Option(help="trainings, each with candidates of its own", min=1)] = 3,
+    queries: Annotated[int | None, typer.Option(help="at most so many; default: all", min=1)] = None,
+    patched: Annotated[int, typer.Option(help="queries of the tail-patch column; 0: none", min=0)] = 50,
+    epochs: Annotated[int, typer.Option(help="passes over the documents", min=1)] = 10,
+    batch_size: Annotated[int, typer.Option(help="of the training: sequences per step", min=1)] = 8,
+    learning_rate: Annotated[float, typer.Option(help="of the training: peak of Adam's step size")] = 2e-3,
+    save: Annotated[int, typer.Option(help="checkpoints, each at twice the step of the one before", min=1)] = 8,
+    layers: Annotated[int, typer.Option(help="of a new model: transformer blocks")] = 4,
+    width: Annotated[int, typer.Option(help="of a new model: dimensions of the residual stream")] = 128,
+    heads: Annotated[int, typer.Option(help="of a new model: attention heads per block")] = 4,
+    context: Annotated[int, typer.Option(help="of a new model: tokens in the longest sequence")] = 128,
+    vocabulary: Annotated[int, typer.Option(help="of a new model: tokens of its tokenizer, at most")] = 4096,
+    sequence_length: Annotated[int | None, typer.Option(help="tokens per sequence; default: the context")] = None,
+    bad_documents: Annotated[str, typer.Option(help="empty and non-UTF-8 documents: refuse or skip")] = "refuse",
+    modules: Annotated[str, typer.Option(help="of EK-FAC: mlp, attention, all, or a regular expression")] = "mlp",
+    fit_sequences: Annotated[int, typer.Option(help="sequences that the factors are fitted on")] = 2000,
+    scoring_batch: Annotated[int, typer.Option(help="sequences per scoring pass", min=1)] = 32,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
+    cluster: Annotated[str, typer.Option(help="auto, local, none, or the address of a Dask scheduler")] = "none",
+    output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "fact-tracing.html",
+) -> None:
+    """Which method finds the text that states a fact: a table, a page, and rows in `evaluations`."""
+    from flows.fact_tracing import METHODS, FactTracingParameters
+    from flows.fact_tracing import fact_tracing as fact_tracing_flow
+    from tasks.fact_page import write_fact_page
+
+    asked = [name.strip() for given in methods or [] for name in given.split(",") if name.strip()]
+    parameters = FactTracingParameters.model_validate(
+        {
+            "store": store,
+            "facts": facts,
+            "model": None if model is None else {"name": model, "revision": revision},
+            "checkpoints": checkpoints,
+            "trainings": trainings,
+            "methods": asked or METHODS,
+            "seeds": seeds,
+            "queries": queries,
+            "patched": patched,
+            "shape": {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary},
+            "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+                         "checkpoints": save},
+            "cut": {"sequence_length": sequence_length, "bad_documents": bad_documents},
+            "fit": {"modules": modules, "sequences": fit_sequences},
+            "compute": {"batch_size": scoring_batch, "precision": precision},
+            "cluster": cluster,
+        }
+    )  # fmt: skip
+    began = time.perf_counter()
+    study = fact_tracing_flow(parameters, shlex.join(["headwater", *sys.argv[1:]]))
+    console = make_console()
+    print_study(study, console)
+    if output is not None:
+        page = write_fact_page(study, Path(output))
+        console.print(f"page: {page}   ({time.perf_counter() - began:.0f} s in all)", markup=False, soft_wrap=True)
+    run = study.runs[-1].run_id
+    statement = f"select method, metric, value, ci_low, ci_high, n from evaluations where run_id = '{run}'"
+    line = f"next  headwater sql --store {shell_word(study.store)} {shell_word(statement)}"
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def print_study(study: FactStudy, console: Console) -> None:
+    """The tables of a study: every slice that has queries, the time of each method, and what was left out."""
+    from tasks.fact_tables import NOTES, tables, times
+
+    for note in (NOTES["table"], NOTES["chosen"], NOTES["taught"]):
+        console.print(Text(note, style="dim"))
+    for table in tables(study):
+        console.print()
+        _print_table(table, console)
+    console.print()
+    console.print(Text("Seconds per seed, all queries together", style="bold"))
+    costs = make_table("stage", "methods that share it", ">seconds")
+    for found in times(study):
+        deviation = "" if found.seconds.deviation is None else f" ±{found.seconds.deviation:.1f}"
+        costs.add_row(found.stage, found.methods, f"{found.seconds.mean:,.1f}{deviation}")
+    console.print(costs)
+    for reason, names in study.left_out.items():
+        if names:
+            named = ", ".join(map(printable, names[:NAMED])) + (", …" if len(names) > NAMED else "")
+            console.print(f"left out: {len(names):,} queries {reason} ({named})", markup=False, soft_wrap=True)
+
+
+def _print_table(table: Table, console: Console) -> None:
+    """The first figure and differences with their intervals, the others alone: a terminal is narrow."""
+    console.print(Text(table.title, style="bold"))
+    shown = make_table(table.axis, *(f">{name}" for name in table.columns))
+    for row in table.rows:
+        cells = [_estimate(found, k == 0 or name.startswith("MRR")) if found else Text("·")
+                 for k, (found, name) in enumerate(zip(row.cells, table.columns, strict=True))]  # fmt: skip
+        shown.add_row(Text(row.name, no_wrap=True), *cells)
+    console.print(shown)
+    for row in table.rows:
+        if row.kind:
+            console.print(Text(f"{row.name}: {row.kind}", style="dim"), soft_wrap=True)
+
+
+def _estimate(found: Cell, with_interval: bool) -> Text:
+    beside = [found.interval if with_interval else "", f"±{found.deviation}" if found.deviation else ""]
+    return Text.assemble(
+        (found.value, "bold" if found.best else ""), (" ".join(["", *filter(None, beside)]), "dim"), no_wrap=True
+    )
