@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,7 +39,8 @@ def up(
     database: Annotated[str | None, typer.Option(help="postgresql+asyncpg://…; default: SQLite")] = None,
 ) -> None:
     """Start the server, deploy everything, start the worker."""
-    api = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/api"
+    _require_free(host, port)
+    api = _api(host, port)
     os.environ.update(_environment(api, database))
     if not Path(folder).expanduser().is_dir():
         raise SystemExit(f"folder {folder}: expected a directory, found none. Make it, or correct --folder.")
@@ -65,6 +67,26 @@ def up(
                 _watch(server=server, worker=worker)
     except KeyboardInterrupt:
         print("headwater is down. What was finished is kept.")
+
+
+def _api(host: str, port: int) -> str:
+    """Where clients on this machine find a server that listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/api"
+
+
+def _require_free(host: str, port: int) -> None:
+    """Refuse a port that somebody listens on: that server would get our deployments in place of its own."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SystemExit(
+            f"address {host}, port {port}: expected one that is free, found: {error.strerror or error}. "
+            "End what listens there, or name another: PORT=…, HOST=…"
+        ) from error
 
 
 def _environment(api: str, database: str | None) -> dict[str, str]:
@@ -141,7 +163,7 @@ def _wait_for(api: str, server: subprocess.Popen) -> None:
         if server.poll() is not None:
             raise SystemExit(f"the server ended with code {server.returncode}: is its port free, its database there?")
         try:
-            if httpx.get(f"{api}/health", timeout=2).is_success:
+            if httpx.get(f"{api}/health", timeout=2).is_success and server.poll() is None:
                 return
         except httpx.TransportError:
             pass  # not listening yet

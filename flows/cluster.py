@@ -16,6 +16,9 @@ from tasks.fanout import Workers
 
 CONNECT_SECONDS = 20
 CPU = "headwater-cpu"  # resource of workers without a GPU, one job at a time
+# Dask opens pages for every address of the machine, also without a dashboard, unless it is told where.
+SCHEDULER = "dask scheduler --host 127.0.0.1 --dashboard-address 127.0.0.1:0"
+WORKER = "dask worker ADDRESS --host 127.0.0.1 --nthreads 1 --dashboard-address 127.0.0.1:0"
 
 
 @contextmanager
@@ -71,7 +74,7 @@ def _remote_client(address: str) -> Iterator[Client]:
             f"Dask scheduler {address}",
             expected=f"an answer within {CONNECT_SECONDS} s",
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="Start it: dask scheduler --host 127.0.0.1, and workers: dask worker ADDRESS --nthreads 1",
+            remedy=f"Start it: {SCHEDULER}, and workers: {WORKER}",
         ) from error
     with client:
         yield client
@@ -84,7 +87,7 @@ def _remote_workers(client: Client) -> Workers:
             f"Dask scheduler {client.scheduler.address}",
             expected="workers",
             found="none",
-            remedy="Start some: dask worker ADDRESS --nthreads 1",
+            remedy=f"Start some: {WORKER}",
         )
     for address, worker in workers.items():
         if worker["nthreads"] > 1:  # its jobs would share one model, and see one another's passes through its hooks

@@ -1,4 +1,4 @@
-"""The recipe for a cluster: its files parse, name what exists, publish on loopback, and its commands really run."""
+"""The recipe for a cluster: its files parse, name what exists, listen on loopback, and its commands really run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from distributed import Client
@@ -42,10 +43,35 @@ def expanded(command: str | list[str], **values: str) -> list[str]:
     return shlex.split(fill(command)) if isinstance(command, str) else [fill(word) for word in command]
 
 
-def test_every_published_port_is_on_loopback(services):
-    ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+def test_every_service_is_reached_at_the_host_s_addresses_and_listens_on_loopback_unless_told_otherwise(services):
+    assert {service["network_mode"] for service in services.values()} == {"host"}
+    assert [service for service in services.values() if "ports" in service] == []
+    for name in ("server", "scheduler", "cpu-worker"):
+        command = expanded(services[name]["command"])
+        assert command[command.index("--host") + 1] == "127.0.0.1", name
+    assert expanded(services["gpu-worker"]["environment"]["DASK_HOST"]) == ["127.0.0.1"]
+    away = {"DASK_HOST": "10.0.0.2", "DASK_SCHEDULER": "tcp://10.0.0.1:8786"}
+    worker = expanded(services["cpu-worker"]["command"], **away)
+    assert worker[:5] == ["dask", "worker", "tcp://10.0.0.1:8786", "--host", "10.0.0.2"]
+
+
+def test_every_dask_command_that_we_write_down_says_where_its_pages_are():
+    """Without it Dask opens them to every network, with --no-dashboard too."""
+    files = [RECIPE / "compose.yaml", RECIPE / "headwater.sbatch", ROOT / "README.md", ROOT / "flows" / "cluster.py"]
+    found = []
+    for file in files:
+        text = re.sub(r"\\\n", " ", file.read_text(encoding="utf-8"))
+        text = re.sub(r"(dask worker [^\n]*)\n *(--nthreads)", r"\1 \2", text)
+        found += [(file.name, line) for line in text.splitlines() if re.search(r"dask (scheduler|worker) \S", line)]
+    assert len(found) >= 11
+    assert [pair for pair in found if "--dashboard-address 127.0.0.1:" not in pair[1]] == []
+
+
+def test_the_image_has_the_server_s_directory_before_a_volume_is_mounted_over_it(services):
+    """A volume takes the owner of what it covers."""
+    lines = (RECIPE / "Dockerfile").read_text().splitlines()
+    (where,) = [volume.split(":")[1] for volume in services["server"]["volumes"] if volume.startswith("prefect:")]
+    assert lines.index(f"RUN mkdir {where}") > lines.index("USER headwater")
 
 
 def test_every_command_of_the_services_exists(services):
@@ -68,7 +94,7 @@ def test_the_image_copies_every_package_and_nothing_that_is_not_there():
 def test_the_services_commands_make_a_cluster_of_both_kinds_of_workers(services, tmp_path):
     where = "tcp://127.0.0.1:8786"
     scheduler = expanded(services["scheduler"]["command"])
-    scheduler[scheduler.index("0.0.0.0")], scheduler[scheduler.index("8786")] = "127.0.0.1", "0"
+    scheduler[scheduler.index("8786")], scheduler[scheduler.index("127.0.0.1:8787")] = "0", "127.0.0.1:0"
     file = tmp_path / "scheduler.json"
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "GPUS": "0 1"}
     started = []
@@ -82,11 +108,16 @@ def test_the_services_commands_make_a_cluster_of_both_kinds_of_workers(services,
             time.sleep(0.1)
         where = json.loads(file.read_text())["address"]
         start(expanded(services["cpu-worker"]["command"], DASK_SCHEDULER=where, CPU_WORKERS="1"))
-        start(expanded(services["gpu-worker"]["command"]), DASK_SCHEDULER=where)
+        start(expanded(services["gpu-worker"]["command"]), DASK_SCHEDULER=where, DASK_HOST="127.0.0.1")
         with Client(where, timeout=60) as client:
             client.wait_for_workers(3, timeout=120)
             workers = client.scheduler_info(n_workers=-1)["workers"].values()
             devices = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+        family = [psutil.Process(process.pid) for process in started]
+        family += [child for process in family for child in process.children(recursive=True)]
+        listening = [c.laddr.ip for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert len(listening) >= 4
+        assert set(listening) == {"127.0.0.1"}
         assert sorted(worker["resources"].get("GPU", 0) for worker in workers) == [0, 1, 1]
         assert {worker["nthreads"] for worker in workers} == {1}
         assert set(devices.values()) == {None, "0", "1"}

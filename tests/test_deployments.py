@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,31 @@ def test_slots_outlive_the_server():
     assert ServerConcurrencySettings.model_fields["lease_storage"].default.endswith(".memory")
     found = runpy.run_path(str(ROOT / "deployments" / "up.py"))["_environment"]("http://127.0.0.1:4200/api", None)
     assert found["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
+
+
+def test_a_port_that_somebody_listens_on_is_refused_before_anything_is_deployed():
+    up = runpy.run_path(str(ROOT / "deployments" / "up.py"))
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as other:
+            other.bind((host, 0))
+            other.listen()
+            port = other.getsockname()[1]
+            with pytest.raises(SystemExit, match=f"port {port}: expected one that is free.*in use"):
+                up["_require_free"](host, port)
+        up["_require_free"](host, port)
+
+
+@pytest.mark.parametrize(
+    ("host", "api"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:4200/api"),
+        ("0.0.0.0", "http://127.0.0.1:4200/api"),
+        ("::1", "http://[::1]:4200/api"),
+        ("::", "http://[::1]:4200/api"),
+    ],
+)
+def test_clients_on_this_machine_find_a_server_at_any_address(host, api):
+    assert runpy.run_path(str(ROOT / "deployments" / "up.py"))["_api"](host, 4200) == api
 
 
 @pytest.mark.parametrize(
