@@ -126,6 +126,39 @@ def gauss_newton(model: nn.Module, name: str, corpus: Sequence[Sequence[int]]) -
     return torch.stack(blocks).mean(0)
 
 
+def joint_jacobians(model: nn.Module, names: Sequence[str], tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """(p_t, J_t) at each scored position of a sequence; J_t [v, d] in all weights of the named modules, one by one."""
+    model = copy.deepcopy(model).double()
+    layers = [model.get_submodule(name) for name in names]
+    weights = [{key: p.detach() for key, p in layer.named_parameters(recurse=False)} for layer in layers]
+
+    def logits(weights: list[dict[str, Tensor]]) -> Tensor:
+        swapped = {f"{n}.{key}": value for n, own in zip(names, weights, strict=True) for key, value in own.items()}
+        return functional_call(model, swapped, (), _inputs(tokens), tie_weights=True).logits[0]
+
+    probabilities, jacobians = torch.softmax(logits(weights), dim=-1), jacrev(logits)(weights)
+    found = []
+    for t in range(len(tokens) - 1):
+        rows = [
+            torch.cat(
+                [
+                    _homogeneous(layer, {key: j[t, v] for key, j in own.items()}).flatten()
+                    for layer, own in zip(layers, jacobians, strict=True)
+                ]
+            )
+            for v in range(probabilities.shape[1])
+        ]
+        found.append((probabilities[t], torch.stack(rows)))
+    return found
+
+
+def joint_gauss_newton(model: nn.Module, names: Sequence[str], corpus: Sequence[Sequence[int]]) -> Tensor:
+    """Mean over sequences of Σ_t J_tᵀ (diag p_t − p_t p_tᵀ) J_t in the weights of several modules together."""
+    return sum(
+        j.T @ (torch.diag(p) - torch.outer(p, p)) @ j for z in corpus for p, j in joint_jacobians(model, names, z)
+    ) / len(corpus)
+
+
 def spectral(q_out: Tensor, q_in: Tensor, eigenvalues: Tensor) -> Tensor:
     """(Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ as a matrix."""
     q = torch.kron(q_out.double().contiguous(), q_in.double().contiguous())
