@@ -34,10 +34,12 @@ def refresh_corpus(parameters: RefreshParameters) -> int:
     store = create_store(parameters.store)
     found = look_into(parameters.folder)
     settled = [watched for watched in found if watched.is_settled(parameters.settle)]
-    new = unknown(store, settled, {part.content_digest for part in current_parts(store)})
+    usable = [watched for watched in settled if watched.refusal is None]
+    new = unknown(store, usable, {part.content_digest for part in current_parts(store)})
     log.info("%d new files in %s, %d still being written", len(new), parameters.folder, len(found) - len(settled))
     with open_workers(parameters.cluster, len(current_parts(store)) + len(new)) as workers:
-        refused = _take_in(store, model, parameters, new, workers)
+        refused = [watched.refusal for watched in settled if watched.refusal is not None]
+        refused += _take_in(store, model, parameters, new, workers)
         parts = current_parts(store)
         if parts:
             build_index(store, workers, parameters.terms)

@@ -18,7 +18,7 @@ class HeadwaterError(Exception):
         self.subject, self.expected, self.found, self.remedy = subject, expected, found, remedy
 
     def __reduce__(self):  # Dask sends errors between processes by pickle; keyword arguments need help.
-        return _rebuild, (type(self), self.subject, self.expected, self.found, self.remedy)
+        return _rebuild, (type(self), self.subject, self.expected, self.found, self.remedy), vars(self)
 
 
 class InputError(HeadwaterError):

@@ -93,11 +93,25 @@ def _inputs_at(path: Path) -> list[CorpusFile]:
             )
         return [CorpusFile(path, SUFFIXES[path.suffix])]
     if (path / "dataset_dict.json").exists():
-        splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
-        return [CorpusFile(path / safe_name(split), "dataset", split) for split in splits]
+        return [CorpusFile(path / safe_name(split), "dataset", split) for split in _splits(path / "dataset_dict.json")]
     if (path / "dataset_info.json").exists():
         return [CorpusFile(path, "dataset")]
     return [CorpusFile(p, SUFFIXES[p.suffix]) for p in sorted(path.iterdir()) if p.suffix in SUFFIXES]
+
+
+def _splits(path: Path) -> list[str]:
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise TypeError(repr(splits)[:60])
+        return splits
+    except (ValueError, KeyError, TypeError) as error:  # among them text that is not UTF-8 or not JSON
+        raise InputError(
+            f"corpus {path}",
+            expected='{"splits": [names]}, as save_to_disk of datasets writes it',
+            found=str(error).splitlines()[0],
+            remedy="Copy or write the directory again.",
+        ) from error
 
 
 def read_documents(file: CorpusFile) -> Iterator[list[Document | BadDocument]]:

@@ -22,6 +22,7 @@ class Watched:
     files: tuple[CorpusFile, ...]
     size: int  # bytes
     modified_ns: int  # since the epoch, of the file in it that was written last
+    refusal: InputError | None = None  # why there are no files in it, though its name says so
 
     @property
     def version(self) -> str:
@@ -71,10 +72,12 @@ def _is_dataset(path: Path) -> bool:
 def _look_at(path: Path) -> Watched | None:
     try:
         statuses = [p.stat() for p in (path, *path.rglob("*"))] if path.is_dir() else [path.stat()]
-        files = tuple(find_inputs([path]))
-    except (FileNotFoundError, InputError):  # moved away since it was listed
+        size, modified_ns = sum(s.st_size for s in statuses), max(s.st_mtime_ns for s in statuses)
+        return Watched(path, tuple(find_inputs([path])), size, modified_ns)
+    except FileNotFoundError:  # moved away since it was listed
         return None
-    return Watched(path, files, sum(s.st_size for s in statuses), max(s.st_mtime_ns for s in statuses))
+    except InputError as error:
+        return Watched(path, (), size, modified_ns, error) if path.exists() else None
 
 
 def unknown(store: Store, found: Iterable[Watched], corpus: set[str]) -> list[Watched]:

@@ -23,6 +23,7 @@ from tasks.progress import progress
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Resources = tuple[tuple[str, float], ...]
+TOLD = "headwater_records"  # attribute of a job's error: what the job had logged
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def fan_out(
                 found=str(error).splitlines()[0],
                 remedy="Most often memory ran out: use a smaller --batch-size or fewer workers, then run again.",
             ) from error
-        except BaseException:
+        except BaseException as error:
             client.cancel(futures)
+            replay(vars(error).pop(TOLD, ()))
             raise
         return [future.result()[0] for future in futures]
 
@@ -81,7 +83,11 @@ def _observed(function: Callable[[Job], Result], job: Job) -> tuple[Result, Cost
     """A job on a worker: its result, what it took, and what it logged, for the process of the flow."""
     cost = Cost()
     with keeping_logs() as records, measuring(cost):
-        result = function(job)
+        try:
+            result = function(job)
+        except Exception as error:
+            vars(error)[TOLD] = records  # goes with it to the process of the flow
+            raise
     return result, cost, records
 
 

@@ -6,12 +6,22 @@ import logging
 import os
 import signal
 
+from storage.errors import InputError
+
 
 def fill_and_tell(size: int) -> int:
     """Hold so many bytes and log from which process."""
     held = bytearray(size)
     logging.getLogger("tasks.somewhere").info("%d bytes held, in %d", len(held), os.getpid())
     return len(held)
+
+
+def tell_and_fail(name: str) -> None:
+    """Log something, and then fail with a foreseen error or with another."""
+    logging.getLogger("tasks.somewhere").info("before %s", name)
+    if name == "foreseen":
+        raise InputError("x", expected="a", found="b", remedy="c")
+    raise ZeroDivisionError(name)
 
 
 def end_the_process(job: int) -> None:

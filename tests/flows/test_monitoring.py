@@ -9,16 +9,22 @@ import re
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from jobs import fill_and_tell
+from jobs import fill_and_tell, tell_and_fail
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.states import Failed, Running, Scheduled, State
 
+from flows import runs as runs_of_a_store
 from flows.cluster import open_workers
 from flows.outcome import next_step
+from flows.runs import flow_runs
 from storage.catalog import run_user_sql
 from storage.errors import InputError
-from storage.store import open_store
+from storage.store import create_store, open_store
 from tasks.cost import Cost, measuring
 from tasks.fanout import fan_out
 
@@ -172,6 +178,42 @@ def test_what_jobs_on_dask_workers_log_and_take_is_known_to_their_stage(caplog):
     assert sorted(int(words[0]) for words in told) == sorted(sizes)
     assert str(os.getpid()) not in [words[-1] for words in told]
     assert inside >= 300 * 2**20
+
+
+def test_what_a_job_logged_before_it_failed_is_known_too(caplog):
+    with open_workers("local", 2) as workers:
+        for name, kind in (("foreseen", InputError), ("other", ZeroDivisionError)):
+            with pytest.raises(kind) as caught:
+                fan_out(workers.lexical, tell_and_fail, [name] * 2, "noise")
+            assert f"before {name}" in [record.getMessage() for record in caplog.records]
+            assert "tell_and_fail" in str(caught.getrepr())  # where it was on the worker
+            assert "headwater_records" not in vars(caught.value)
+
+
+def test_the_status_shows_what_runs_however_long_and_the_latest_failures(prefect_db, tmp_path, monkeypatch):
+    """The server answers with so many runs at most; here three."""
+    monkeypatch.setattr(runs_of_a_store, "ASKED", 3)
+    store = create_store(tmp_path / "s")
+    today = datetime.now(UTC)
+
+    @flow
+    def work(parameters):
+        pass
+
+    with get_client(sync_client=True) as client:
+
+        def make(state: State, hours_ago: float, place=store.root) -> str:
+            asked = {"parameters": {"store": str(place)}}
+            made = client.create_flow_run(work, parameters=asked, state=Scheduled(scheduled_time=today - timedelta(hours=hours_ago)))
+            client.set_flow_run_state(made.id, state, force=True)
+            return str(made.id)
+
+        failed = [make(Failed(), hours) for hours in (5, 4, 3, 2)]
+        long = make(Running(), 70)
+        make(Running(), 1, tmp_path / "another")
+    shown, trouble = flow_runs(store)
+    assert trouble is None
+    assert [run["id"] for run in shown] == [long, failed[3], failed[2], failed[1]]
 
 
 def test_memory_that_was_freed_before_the_end_counts():

@@ -113,6 +113,21 @@ def test_a_file_that_cannot_be_used_is_named_and_keeps_no_other_out(tmp_path, re
     assert ask(tmp_path / "s", PARTS) == [("p00000", 8), ("p00001", 40)]
 
 
+def test_a_saved_dataset_that_is_half_copied_waits_and_one_that_is_broken_is_named(tmp_path, refresh):
+    """Neither is taken for one that was moved away, and neither keeps the other files out."""
+    drop(tmp_path / "incoming", "a.jsonl", worlds.documents()[:8])
+    index = tmp_path / "incoming" / "saved" / "dataset_dict.json"
+    index.parent.mkdir()
+    index.write_text('{"splits": ["tra')
+    assert refresh() > 0
+    for path in (index, index.parent):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    drop(tmp_path / "incoming", "b.jsonl", worlds.documents()[8:])
+    with pytest.raises(InputError, match=r"1 that cannot: corpus .*dataset_dict\.json"):
+        refresh()
+    assert ask(tmp_path / "s", PARTS) == [("p00000", 8), ("p00001", 40)]
+
+
 def test_a_watched_folder_must_be_one(tmp_path, refresh):
     (tmp_path / "incoming").rmdir()
     with pytest.raises(InputError, match="nothing there"):
