@@ -13,7 +13,7 @@ SLICES = {"a": "known", "b": "learned", "c": "learned", "d": "never"}
 
 
 def run_scores(run_id: str, mrr: dict[str, dict[str, float]], slices: dict[str, str] = SLICES) -> RunScores:
-    """A run whose methods have these reciprocal ranks by query; forms have those of TracIn, single steps half of them."""
+    """A run whose methods have these reciprocal ranks by query; its forms have TracIn's, single steps half of them."""
     methods = {
         name: {metric: values for metric in ("mrr", "precision@10", "recall@10", "capped_recall@10", "capped_recall@1",
                                              "capped_recall@3", "capped_recall@5", "capped_recall@25")}

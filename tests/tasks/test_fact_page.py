@@ -14,6 +14,10 @@ HOSTILE = "<img src=x onerror=alert(1)>'\"</style><script>alert(2)</script>"
 MRR = {"tracin": {"a": 1.0, "b": 1.0, "c": 0.5, "d": 0.0}, "bm25plus": {"a": 0.5, "b": 0.5, "c": 0.5, "d": 1.0}}
 
 
+def plain_study():
+    return fact_studies.study(fact_studies.run_scores("run-1", MRR))
+
+
 class Elements(HTMLParser):
     """Every element with its attributes, and the text of the page."""
 
@@ -45,9 +49,7 @@ def test_what_a_set_calls_itself_stays_text(tmp_path):
 
 
 def test_the_page_allows_nothing_but_its_own_style_and_pictures(tmp_path):
-    page = write_fact_page(
-        fact_studies.study(fact_studies.run_scores("run-1", MRR)), tmp_path / "page.html"
-    ).read_text()
+    page = write_fact_page(plain_study(), tmp_path / "page.html").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
     assert f"style-src '{digest(style)}'" in policy
@@ -57,9 +59,7 @@ def test_the_page_allows_nothing_but_its_own_style_and_pictures(tmp_path):
 
 
 def test_every_picture_says_what_it_shows_in_words(tmp_path):
-    page = write_fact_page(
-        fact_studies.study(fact_studies.run_scores("run-1", MRR)), tmp_path / "page.html"
-    ).read_text()
+    page = write_fact_page(plain_study(), tmp_path / "page.html").read_text()
     assert all(attributes["alt"] for tag, attributes in Elements(page).found if tag == "img")
 
 
@@ -74,5 +74,5 @@ def test_a_single_model_without_a_trajectory_has_no_saturation(tmp_path):
 
 
 def test_the_same_study_gives_the_same_bytes(tmp_path):
-    study = fact_studies.study(fact_studies.run_scores("run-1", MRR))
+    study = plain_study()
     assert write_fact_page(study, tmp_path / "a").read_bytes() == write_fact_page(study, tmp_path / "b").read_bytes()

@@ -56,10 +56,8 @@ def test_the_lessons_of_the_true_documents_stand_last_and_are_no_method_to_beat(
 
 
 def test_a_slice_without_queries_has_no_table_and_one_with_all_of_them_is_not_shown_twice():
-    study = fact_studies.study(
-        fact_studies.run_scores("r", {"tracin": {"a": 1.0, "b": 0.5}}, dict.fromkeys("ab", "never"))
-    )
-    assert [table.title for table in tables(study)] == ["All 2 queries"]
+    never = fact_studies.run_scores("r", {"tracin": {"a": 1.0, "b": 0.5}}, dict.fromkeys("ab", "never"))
+    assert [table.title for table in tables(fact_studies.study(never))] == ["All 2 queries"]
     titles = [table.title for table in tables(fact_studies.study(FIRST))]
     assert titles == [
         "All 4 queries", "2 queries that were learned", "1 queries that were known",
@@ -78,8 +76,11 @@ def test_forms_stand_by_group_by_checkpoint_and_by_layer():
 
 
 def test_methods_that_share_a_pass_share_its_time():
-    (shared,) = times(fact_studies.study(FIRST, SECOND))
-    assert (shared.stage, shared.methods, shared.seconds.mean) == ("checkpoints", "TracIn", 2.0)
+    run = fact_studies.run_scores("r", {name: {"a": 1.0} for name in ("ekfac relative", "identity", "tracin[chosen]")})
+    found = {cost.stage: (cost.methods, cost.seconds.mean) for cost in times(fact_studies.study(run))}
+    assert found["scores"] == ("EK-FAC, gradient dot", 1.0)
+    assert found["checkpoints"] == ("TracIn", 2.0)
+    assert "texts" not in found
 
 
 @pytest.mark.parametrize(
