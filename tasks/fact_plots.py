@@ -190,7 +190,7 @@ def grid(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], x_labe
             )  # fmt: skip
             axes.text(
                 column, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8.5,
-                color=theme.on_colour if depth > 0.5 else theme.ink,
+                color=theme.on_colour if depth > 0.6 else theme.ink,
             )  # fmt: skip
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows, color=theme.ink)
