@@ -33,7 +33,7 @@ def fact_tracing(
     trainings: Annotated[str | None, typer.Option(help="where trainings go; default: beside the store")] = None,
     methods: Annotated[list[str] | None, typer.Option(help="methods, by commas; the default names all")] = None,
     seeds: Annotated[int, typer.Option(help="trainings, each with candidates of its own", min=1)] = 3,
-    queries: Annotated[int | None, typer.Option(help="at most so many; default: all", min=1)] = None,
+    queries: Annotated[int, typer.Option(help="at most so many, the same for every seed", min=1)] = 1000,
     patched: Annotated[int, typer.Option(help="queries of the tail-patch column; 0: none", min=0)] = 50,
     epochs: Annotated[int, typer.Option(help="passes over the documents", min=1)] = 10,
     batch_size: Annotated[int, typer.Option(help="of the training: sequences per step", min=1)] = 8,

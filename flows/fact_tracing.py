@@ -18,6 +18,7 @@ from flows.trace import trace
 from flows.training import TrainParameters, train
 from storage.checkpoints import find_checkpoint
 from storage.digests import digest_of
+from storage.errors import InputError
 from storage.fact_sets import FactQuery, FactSet, read_fact_set
 from storage.store import Store, create_store
 from storage.trajectory import read_trajectory
@@ -39,6 +40,7 @@ from tasks.tail_patch import TailPatchParameters, measure_tail_patches
 METHODS: tuple[Method, ...] = (
     "ekfac", "kfac", "identity", "tracin", "embedding", "tracin+embedding", "bm25plus", "random_target", "random",
 )  # fmt: skip
+LARGEST = 500_000  # bytes; a Prefect server refuses parameters of more than 512 KiB
 
 
 class FactTracingParameters(BaseModel):
@@ -53,7 +55,7 @@ class FactTracingParameters(BaseModel):
     trainings: str | None = Field(None, description="directory that trainings go into; none: one beside the store")
     methods: tuple[Method, ...] = Field(METHODS, min_length=1, description="the first one is the run's own")
     seeds: int = Field(3, ge=1, le=100, description="trainings, each with candidates of its own")
-    queries: int | None = Field(None, ge=1, description="at most so many, the same for every seed; none: all")
+    queries: int = Field(1000, ge=1, le=10_000, description="at most so many of the set's, the same for every seed")
     patched: int = Field(50, ge=0, description="queries whose first sequences of each method are taught once more")
     shape: ModelShape = Field(default_factory=ModelShape)
     training: TrainingParameters = Field(default_factory=lambda: TrainingParameters(epochs=10, checkpoints=8))
@@ -143,7 +145,7 @@ def _trace(
     parameters: FactTracingParameters, asked: list[FactQuery], pool: Pool, model: Path, checkpoints: Path, seed: int
 ) -> TraceParameters:
     prompts = [as_prompt(query) for query in asked]
-    return TraceParameters(
+    found = TraceParameters(
         store=parameters.store,
         model=ModelParameters(name=str(model)),
         queries=tuple(
@@ -161,6 +163,15 @@ def _trace(
         compute=parameters.compute,
         cluster=parameters.cluster,
     )
+    size = len(found.model_dump_json())
+    if size > LARGEST:
+        raise InputError(
+            f"queries of {parameters.facts}",
+            expected=f"at most {LARGEST:,} bytes of them, what a flow of Prefect takes as parameters",
+            found=f"{len(asked):,} queries of {size:,} bytes together",
+            remedy="Lower --queries.",
+        )
+    return found
 
 
 def _examined(

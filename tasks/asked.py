@@ -46,9 +46,9 @@ def askable(model: Path, queries: Sequence[FactQuery]) -> tuple[list[FactQuery],
     return taken, refused
 
 
-def sample(queries: Sequence[FactQuery], most: int | None) -> list[FactQuery]:
+def sample(queries: Sequence[FactQuery], most: int) -> list[FactQuery]:
     """At most so many of the queries, in their order; which ones depends on their ids alone."""
-    if most is None or most >= len(queries):
+    if most >= len(queries):
         return list(queries)
     keys = tie_breakers([query.query_id for query in queries])
     kept = set(sorted(range(len(queries)), key=lambda k: (keys[k], k))[:most])
