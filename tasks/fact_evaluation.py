@@ -74,13 +74,15 @@ def describe_study(
     """The runs of all seeds together, with what the store knows of how they were made."""
     with session(store) as connection:
         found = rows(connection, "fact_tracing/runs", runs=[run.run_id for run in runs])
-        steps = rows(connection, "fact_tracing/checkpoints", run=runs[0].run_id)
+        followed = rows(connection, "fact_tracing/checkpoints", run=runs[0].run_id)
+    rates = {step: None for steps in runs[0].probabilities.values() for step in steps}
+    rates |= {row["checkpoint"]: row["learning_rate"] for row in followed}
     return FactStudy(
         fact_set.directory.name,
         str(store.root),
         runs,
         tuple(found),
-        {row["checkpoint"]: row["learning_rate"] for row in steps},
+        rates,
         found[0]["n_documents"],
         left_out,
         command,

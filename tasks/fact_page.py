@@ -28,7 +28,7 @@ def write_fact_page(study: FactStudy, output: Path) -> Path:
 def page_values(study: FactStudy) -> dict[str, Any]:
     """What the template shows."""
     of, forms = study.main_slice, form_tables(study, study.main_slice)
-    has_steps = len(study.steps) > 1 and any(study.runs[0].gradient_norms)
+    has_steps = len(study.steps) > 1
     described = slice_title(study, of)
     values = {
         "study": {"name": study.name},
@@ -64,6 +64,7 @@ def _figures(study: FactStudy, has_steps: bool) -> dict[str, Any]:
         found["saturation"] = _figure(
             saturation_panels(study), 3.1, "MRR of TracIn, gradient norm and answer probability against training step"
         )
+    if has_steps and study.runs[0].gradient_norms:
         parts, n_parts = grid_of_steps(study)
         found["steps"] = _figure(parts, 0.9 + 0.3 * n_parts, "MRR of TracIn by group of parameters and checkpoint")
     return found

@@ -76,3 +76,12 @@ def test_a_single_model_without_a_trajectory_has_no_saturation(tmp_path):
 def test_the_same_study_gives_the_same_bytes(tmp_path):
     study = plain_study()
     assert write_fact_page(study, tmp_path / "a").read_bytes() == write_fact_page(study, tmp_path / "b").read_bytes()
+
+
+def test_outcomes_without_gradients_are_shown_alone(tmp_path):
+    run = fact_studies.run_scores("run-1", {"bm25plus": MRR["bm25plus"]})
+    run.forms.clear()
+    run.gradient_norms.clear()
+    page = write_fact_page(fact_studies.study(run), tmp_path / "page.html").read_text()
+    assert "Saturation" in page
+    assert page.count("<img") == 3
