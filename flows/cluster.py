@@ -9,9 +9,10 @@ from functools import cache
 from distributed import Client, LocalCluster, Status, Worker, WorkerPlugin
 
 from storage.checkpoints import device
-from storage.digests import code_revision
+from storage.digests import numerics
 from storage.errors import InputError, MismatchError
 from storage.settings import settings
+from tasks.compute import processor
 from tasks.fanout import Workers
 
 CONNECT_SECONDS = 20
@@ -103,7 +104,8 @@ def _remote_workers(client: Client) -> Workers:
     if gpus and gpus != set(workers):
         client.register_plugin(OfferCpu())
     lexical = ((CPU, 1.0),) if gpus and gpus != set(workers) else ()
-    return Workers(lambda: client, lambda: client, lexical, (("GPU", 1.0),) if gpus else ())
+    processors = client.run(processor, workers=sorted(gpus or workers))
+    return Workers(lambda: client, lambda: client, lexical, (("GPU", 1.0),) if gpus else (), processors)
 
 
 class OfferCpu(WorkerPlugin):
@@ -125,9 +127,8 @@ class OfferCpu(WorkerPlugin):
 
 def _require_same_code(client: Client) -> None:
     """Workers that compute with other code would give tables that no single version gives."""
-    ours = code_revision()
     try:
-        found = client.run(code_revision)
+        found = client.run(numerics)
     except ImportError as error:
         raise InputError(
             "Dask workers",
@@ -136,10 +137,11 @@ def _require_same_code(client: Client) -> None:
             remedy="Install it where they run, or start them from the same image.",
         ) from error
     for address, theirs in found.items():
-        if theirs != ours:
-            raise MismatchError(
-                f"Dask worker {address}",
-                expected=f"code revision {ours}, as here",
-                found=theirs,
-                remedy="Install the same headwater there and start the worker again.",
-            )
+        for name, ours in numerics().items():
+            if theirs[name] != ours:
+                raise MismatchError(
+                    f"Dask worker {address}",
+                    expected=f"{name} {ours}, as here",
+                    found=theirs[name],
+                    remedy="Install the same headwater there and start the worker again.",
+                )

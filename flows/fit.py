@@ -11,6 +11,7 @@ from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint
 from storage.sequences import corpus_parts
 from storage.store import open_store
+from tasks.compute import settle
 from tasks.factors import fit_factors
 
 
@@ -19,4 +20,4 @@ def fit(parameters: FactorParameters) -> str:
     """Fit the factors where they are missing; returns the fit's id."""
     store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)
     with gpu_slot(), open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
-        return fit_factors(store, model, parameters.fit, parameters.compute, workers)
+        return fit_factors(store, model, parameters.fit, settle(parameters.compute, workers.processors), workers)

@@ -14,6 +14,7 @@ from storage.checkpoints import find_checkpoint
 from storage.factors import fit_ids
 from storage.sequences import current_parts
 from storage.store import open_store
+from tasks.compute import settle
 from tasks.factors import fit_factors
 
 log = logging.getLogger("flows.refit")  # not __name__: a worker loads this file by its path
@@ -32,7 +33,8 @@ def refit_factors(parameters: FactorParameters) -> str | None:
         return None
     before = fit_ids(store)
     with gpu_slot(), open_workers(parameters.cluster, len(parts)) as workers:
-        fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers)
+        compute = settle(parameters.compute, workers.processors)
+        fit_id = fit_factors(store, model, parameters.fit, compute, workers)
     if fit_id in before:
         log.info("factors %s stand: model and corpus are those that they were fitted on", fit_id)
     else:

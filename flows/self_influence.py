@@ -11,6 +11,7 @@ from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint, model_fingerprint
 from storage.sequences import corpus_parts
 from storage.store import open_store
+from tasks.compute import settle
 from tasks.factors import fit_factors
 from tasks.metrics import CURVED, metric_id
 from tasks.self_influence import measure_self_influences
@@ -25,14 +26,15 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
     store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)
     curved = parameters.method in CURVED
     with gpu_slot(), open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
-        fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers) if curved else None
+        compute = settle(parameters.compute, workers.processors)
+        fit_id = fit_factors(store, model, parameters.fit, compute, workers) if curved else None
         factors_id = metric_id(
             fit_id,
             model_fingerprint(model),
             parameters.fit.modules,
             parameters.method,
             parameters.damping,
-            parameters.compute,
+            compute,
         )
         curvature = Curvature(
             store,
@@ -42,6 +44,6 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
             factors_id,
             parameters.method,
             parameters.damping,
-            parameters.compute,
+            compute,
         )
         return factors_id, measure_self_influences(curvature, workers)

@@ -17,6 +17,7 @@ from storage.staging import discard
 from storage.store import create_store
 from tasks.audit import audit_filter
 from tasks.candidates import find_candidates
+from tasks.compute import device_of, settle
 from tasks.corpus import count_parts, ingest
 from tasks.embeddings import embed_corpus
 from tasks.factors import fit_factors
@@ -45,33 +46,34 @@ def trace(parameters: TraceParameters) -> str:
         open_workers(parameters.cluster, count_parts(store, parameters.corpus)) as workers,
         recording() as stages,
     ):
+        compute = settle(parameters.compute, workers.processors)
         ingest(store, model, parameters.corpus, workers)
         store = pin_corpus(store)  # what other processes add from here on is no part of this run
         if parameters.candidates.lexical:
             build_index(store, workers, parameters.candidates.terms)
         register_prompts(store, prompts)
-        run = describe_run(
-            store, model, prompts, parameters.candidates, parameters.fit, parameters.method, parameters.compute
-        )
+        run = describe_run(store, model, prompts, parameters.candidates, parameters.fit, parameters.method, compute)
         with locked(store, run.run_id):
             if not run.is_complete:
                 stages.resume(store, run.run_id)
                 reopen_run(store, run.run_id)
+                run.note_use()
                 if "embedding" in parameters.candidates.filters:
-                    embed_corpus(store, model, parameters.candidates.embedding_layer, parameters.compute, workers)
-                find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers, parameters.compute)
+                    embed_corpus(store, model, parameters.candidates.embedding_layer, compute, workers)
+                find_candidates(store, run.run_id, model, prompts, parameters.candidates, workers, compute)
                 fit_id = None
                 if parameters.method.curved:
-                    fit_id = fit_factors(store, model, parameters.fit, parameters.compute, workers)
+                    fit_id = fit_factors(store, model, parameters.fit, compute, workers)
                 scoring = run.scoring(fit_id)
-                prepare_queries(scoring)
+                run.note_use(scoring.factors_id)
+                prepare_queries(scoring, workers)
                 score_candidates(scoring, workers)
                 score_tokens(scoring, workers)
                 score_checkpoints(scoring, workers)
                 score_texts(scoring)
                 publish(scoring, run.facts)
                 audit_filter(store, run.run_id, scoring.method)
-                complete_run(scoring, run.facts, stages.finish())
+                complete_run(scoring, run.facts, stages.finish(), device_of(workers.processors))
             discard(store, run.run_id)
         summarise(store, run.run_id)
     return run.run_id

@@ -39,6 +39,12 @@ def code_revision() -> str:
     return digest_of(sources)[:16]
 
 
+def numerics() -> dict[str, str]:
+    """What two processes must share to give the same numbers; builds of one torch for several devices count as one."""
+    versions = {name: version(name).partition("+")[0] for name in ("torch", "transformers")}
+    return {"code revision": code_revision(), **versions}
+
+
 @cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries whose numbers or rows end up in the store."""

@@ -18,7 +18,7 @@ from storage.locks import is_held, locked
 from storage.merging import remove_superseded, settle
 from storage.places import entries, remove_tree, tree_bytes
 from storage.schemas import AFTERTHOUGHTS
-from storage.staging import discard
+from storage.staging import discard, read_note
 from storage.store import Store, safe_name
 from storage.tables import has_part, read_part, write_part
 
@@ -26,6 +26,7 @@ UNCURVED = {
     "identity", "bm25", "tfidf", "lucene", "random", "tracin", "embedding", "tracin+embedding", "bm25plus",
     "random_target",
 }  # fmt: skip  # methods that need no factors
+USES = "uses"  # the note of a run that is under way
 GRACE = timedelta(hours=1)  # that a reader's longest query may take
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class RunSummary:
     n_sequences: int | None = None
     seconds: float | None = None
     facts: dict[str, Any] | None = None
+    uses: dict[str, Any] | None = None  # of what was made what it reads: its row, or what it noted when it began
 
 
 def list_runs(store: Store) -> list[RunSummary]:
@@ -73,6 +75,7 @@ def _summary(row: dict[str, Any], homes: Homes, sizes: dict[str, int]) -> RunSum
         row["n_sequences"],
         sum(stage["seconds"] for stage in stages.values()),
         row,
+        row,
     )
 
 
@@ -81,7 +84,8 @@ def _open_run(store: Store, run_id: str, table_bytes: int) -> RunSummary:
     listed = (entries(store.relation(relation), ".parquet").get(run_id) for relation in HOUSED)
     latest = max([modified, *(entry.modified for entry in listed if entry)])
     state = "running" if is_held(store, run_id) else "interrupted"
-    return RunSummary(run_id, state, _time(latest) if latest else None, table_bytes + staged)
+    at = _time(latest) if latest else None
+    return RunSummary(run_id, state, at, table_bytes + staged, uses=read_note(store, run_id, USES))
 
 
 def _time(seconds: float) -> datetime:
@@ -160,19 +164,26 @@ class Unused:
 
 
 def unused_without(store: Store, run_ids: list[str], spared_corpus: str | None = None) -> list[Unused]:
-    """What the named runs use and no other complete run does; not what was made from `spared_corpus`, a fingerprint."""
-    complete = [run.facts for run in list_runs(store) if run.facts]
-    going = [r for r in complete if r["run_id"] in run_ids and r["corpus_fingerprint"] != spared_corpus]
-    staying = [r for r in complete if r["run_id"] not in run_ids]
+    """What the named runs use and no other does, complete, running or interrupted.
+
+    Not what was made from `spared_corpus`, a fingerprint.
+    """
+    runs = [run.uses for run in list_runs(store) if run.uses]
+    going = [r for r in runs if r["run_id"] in run_ids and r["corpus_fingerprint"] != spared_corpus]
+    staying = [r for r in runs if r["run_id"] not in run_ids]
     found = []
     for fit_id in fit_ids(store):
         if any(_made(store, fit_id, run) for run in going) and not any(_made(store, fit_id, run) for run in staying):
             found.append(Unused("factors", fit_id, tree_bytes(store.root / "factors" / fit_id)[0]))
-    for factors_id in sorted({run["factors_id"] for run in going} - {run["factors_id"] for run in staying}):
+    for factors_id in sorted(_factors_ids(going) - _factors_ids(staying)):
         size = tree_bytes(store.relation("self_influences") / safe_name(factors_id))[0]
         if size:
             found.append(Unused("self-influences", factors_id, size))
     return found
+
+
+def _factors_ids(uses: list[dict[str, Any]]) -> set[str]:
+    return {run["factors_id"] for run in uses if run["factors_id"]}
 
 
 def _made(store: Store, fit_id: str, run: dict[str, Any]) -> bool:
@@ -186,19 +197,28 @@ def _made(store: Store, fit_id: str, run: dict[str, Any]) -> bool:
 
 def used_fits(store: Store, runs: list[RunSummary]) -> set[str]:
     """The fits that any of these runs used."""
-    return {fit for fit in fit_ids(store) for run in runs if run.facts and _made(store, fit, run.facts)}
+    return {fit for fit in fit_ids(store) for run in runs if run.uses and _made(store, fit, run.uses)}
 
 
-def remove_unused(store: Store, unused: Unused) -> None:
-    """Take factors or self-influences off the disk; they are computed anew when a run asks for them."""
+def remove_unused(store: Store, unused: Unused) -> bool:
+    """Take factors or self-influences off the disk, unless a run has begun to use them; whether they went.
+
+    They are computed anew when a run asks for them. A run notes what it uses before it looks whether it is there, and
+    looks for factors under their lock, so that it either spares them or finds them gone.
+    """
     if unused.kind == "factors":
         with locked(store, unused.name, timeout=0):
+            if unused.name in used_fits(store, list_runs(store)):
+                return False
             folder = store.root / "factors" / safe_name(unused.name)
             (folder / "manifest.json").unlink(missing_ok=True)  # first: without it the fit is absent
             remove_tree(folder)
-    else:
-        with locked(store, "compact"):
-            remove_tree(store.relation("self_influences") / safe_name(unused.name))
+        return True
+    with locked(store, "compact"):
+        if unused.name in _factors_ids([run.uses for run in list_runs(store) if run.uses]):
+            return False
+        remove_tree(store.relation("self_influences") / safe_name(unused.name))
+    return True
 
 
 def stale_runs(store: Store, settled: timedelta) -> list[RunSummary]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from storage.text import size
 from storage.store import bytes_written, count_written
+from storage.text import size
 
 SAMPLE_SECONDS = 0.02  # between looks at the process's memory; one takes some 10 µs
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from storage.checkpoints import device, load_model, model_fingerprint
+from storage.checkpoints import device, empty_model, load_model, model_fingerprint
 from storage.digests import code_revision, digest_of
 from storage.factors import Fit, complete_fit, drop_sums, fit_path, has_fit
 from storage.locks import locked
@@ -114,10 +114,9 @@ def fit_factors(
         "code": code_revision(),
     }
     fit_id = f"fit-{digest_of(made_from)[:8]}"
-    if not has_fit(store, fit_id):
-        with locked(store, fit_id):
-            if not has_fit(store, fit_id):
-                _fit(store, model, parameters, compute, workers, fit_id, made_from)
+    with locked(store, fit_id):  # also to look: who deletes a fit holds it too
+        if not has_fit(store, fit_id):
+            _fit(store, model, parameters, compute, workers, fit_id, made_from)
     drop_sums(store, fit_id)  # also those of a run that was killed between completing the fit and this
     return fit_id
 
@@ -131,7 +130,7 @@ def _fit(
     fit_id: str,
     made_from: dict[str, Any],
 ) -> None:
-    modules = select_modules(load_model(model), parameters.modules)
+    modules = select_modules(empty_model(model), parameters.modules)
     chosen = uniform_sample(all_sequence_ids(corpus_parts(store)), parameters.sequences, parameters.seed)
     size = block_size(len(chosen))
     blocks = [tuple(ids.tolist()) for ids in np.array_split(chosen, range(size, len(chosen), size))]

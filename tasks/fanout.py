@@ -6,8 +6,8 @@ own part and may run twice: Dask runs it again when its worker dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from logging import LogRecord
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from uuid import uuid4
 from distributed import Client, KilledWorker, as_completed
 
 from storage.errors import HeadwaterError
+from tasks.compute import Processor
 from tasks.cost import Cost, include, measuring
 from tasks.logs import keeping_logs, replay
 from tasks.progress import progress
@@ -31,13 +32,15 @@ class Workers:
     """Where jobs run: `lexical` for DuckDB and NumPy work, `model` for passes of the model; None is this process.
 
     Each opens its client when the first job needs it, so that a run with nothing to do starts no cluster.
-    Resources are those of Dask: a job runs only on workers that have them.
+    Resources are those of Dask: a job runs only on workers that have them. `processors` are those of the workers that
+    pass the model, by address, where these are not processes of this machine that a flow started itself.
     """
 
     lexical: Callable[[], Client] | None = None
     model: Callable[[], Client] | None = None
     lexical_resources: Resources = ()
     model_resources: Resources = ()
+    processors: Mapping[str, Processor] = field(default_factory=dict)
 
 
 class WorkerLost(HeadwaterError):
@@ -77,6 +80,16 @@ def fan_out(
             replay(vars(error).pop(TOLD, ()))
             raise
         return [future.result()[0] for future in futures]
+
+
+def run_where_the_model_is(workers: Workers, function: Callable[[Job], Result], job: Job, label: str) -> Result:
+    """Run one job that passes the model: on a worker that has the resource for it, where any has, else in this process.
+
+    Here it reports its own progress; from a worker comes only that it is done.
+    """
+    if workers.model_resources:
+        return fan_out(workers.model, function, [job], label, workers.model_resources)[0]
+    return function(job)
 
 
 def _observed(function: Callable[[Job], Result], job: Job) -> tuple[Result, Cost, list[LogRecord]]:

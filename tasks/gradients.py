@@ -15,6 +15,7 @@ from storage.staging import has_staged, staged_tensors_path, staged_writer
 from storage.store import Store
 from storage.tables import write_part
 from storage.tensors import write_tensors
+from tasks.fanout import Workers, run_where_the_model_is
 from tasks.influence.batches import TokenSequence
 from tasks.influence.compression import tensors_of
 from tasks.influence.modules import TrackedModule, coverage, select_modules
@@ -28,8 +29,14 @@ FORMS = 4 * 2**30  # bytes that the cores of all modules' query subspaces may ta
 
 
 @stage("query gradients")
-def prepare_queries(scoring: Scoring) -> None:
+def prepare_queries(scoring: Scoring, workers: Workers) -> None:
     """Write the run's `modules`, `query_compressions` and the staged query gradients."""
+    if not has_staged(scoring.store, scoring.run_id, "run_queries"):
+        run_where_the_model_is(workers, write_query_gradients, scoring, "query gradients")
+
+
+def write_query_gradients(scoring: Scoring) -> None:
+    """One job for all queries, because they may share a subspace."""
     store, run_id, model, prompts = scoring.store, scoring.run_id, scoring.model, scoring.prompts
     if has_staged(store, run_id, "run_queries"):
         return

@@ -38,7 +38,7 @@ from storage.staging import discard, staged_tensors_path
 from storage.store import Store
 from storage.tensors import read_tensors, write_tensors
 from tasks.compute import ComputeParameters, dtype_of
-from tasks.fanout import Workers, fan_out
+from tasks.fanout import Workers, fan_out, run_where_the_model_is
 from tasks.influence.batches import Batch, TokenSequence, batches
 from tasks.influence.errors import InfluenceError
 from tasks.influence.queries import encode_query
@@ -157,7 +157,8 @@ def nearest(
             found=embeddings_id,
             remedy="Embed the corpus with this model, layer and precision first.",
         )
-    queries = _embed_prompts(model, prompts, source["layer"], compute)
+    asked = PromptJob(model, tuple(prompts), source["layer"], compute)
+    queries = torch.from_numpy(run_where_the_model_is(workers, embed_prompts, asked, "query embeddings"))
     staged = f"neighbours-{uuid.uuid4().hex[:12]}"
     write_tensors(store, staged_tensors_path(store, staged, "queries"), {"queries": queries})
     try:
@@ -168,13 +169,23 @@ def nearest(
     return [merge(hits, top_k) for hits in zip(*parts, strict=True)]
 
 
-def _embed_prompts(
-    model: Path, prompts: Sequence[Prompt], layer: int, compute: ComputeParameters
-) -> Float[Tensor, "q d"]:
-    network, tokenizer, context = load_model(model), load_tokenizer(model), context_length(model)
-    encoded = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in prompts]
+@dataclass(frozen=True)
+class PromptJob:
+    """The queries that are to be embedded."""
+
+    model: Path
+    prompts: tuple[Prompt, ...]
+    layer: int
+    compute: ComputeParameters
+
+
+def embed_prompts(job: PromptJob) -> np.ndarray:
+    """The embeddings of queries in the order of the prompts, [q, d] in float32."""
+    network, tokenizer, context = load_model(job.model), load_tokenizer(job.model), context_length(job.model)
+    encoded = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in job.prompts]
     # One query per pass, so that each gets the same numbers whatever the others are.
-    return torch.cat([embed(network, [TokenSequence(0, query.token_ids)], layer, compute) for query in encoded])
+    rows = [embed(network, [TokenSequence(0, query.token_ids)], job.layer, job.compute) for query in encoded]
+    return torch.cat(rows).cpu().numpy()
 
 
 def search_part(job: SearchJob) -> list[Hits]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from storage.catalog import build_catalog
-from storage.checkpoints import device, load_model
+from storage.checkpoints import empty_model
 from storage.clock import store_time
 from storage.database import part_view, rows, session, statement, statement_names, stream
 from storage.digests import code_revision, library_versions
@@ -43,7 +43,7 @@ class RunFacts:
 def publish(scoring: Scoring, facts: RunFacts) -> None:
     """Write `layer_influences`, `token_influences`, `influences` and `run_queries` of a run, and check them."""
     store, run_id = scoring.store, scoring.run_id
-    modules = select_modules(load_model(scoring.model), scoring.modules)
+    modules = select_modules(empty_model(scoring.model), scoring.modules)
     common = {"run_id": run_id, "method": scoring.method}
     followed = _followed(scoring)
     with session(store) as connection:
@@ -100,8 +100,8 @@ def check_run(connection, store: Store, run_id: str, method: str) -> None:
             )
 
 
-def complete_run(scoring: Scoring, facts: RunFacts, stages: dict[str, dict[str, float]]) -> None:
-    """Swap in a fresh catalog and write the run's row, which makes its rows visible."""
+def complete_run(scoring: Scoring, facts: RunFacts, stages: dict[str, dict[str, float]], device: str) -> None:
+    """Swap in a fresh catalog and write the run's row, which makes its rows visible; `device` passed the model."""
     store, run_id = scoring.store, scoring.run_id
     build_catalog(store)
     if not has_part(store, "runs", run_id):
@@ -119,7 +119,7 @@ def complete_run(scoring: Scoring, facts: RunFacts, stages: dict[str, dict[str, 
             "n_sequences": facts.n_sequences,
             "code_revision": code_revision(),
             "library_versions": json.dumps(library_versions()),
-            "device": str(device()),
+            "device": device,
             "precision": str(dtype_of(scoring.compute)).removeprefix("torch."),
             "stages": json.dumps(stages),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from storage.clock import store_time
 from storage.digests import code_revision, digest_of, digest_of_file
 from storage.errors import InputError
 from storage.prompts import Prompt
+from storage.retention import USES
 from storage.sequences import corpus_fingerprint, corpus_parts
+from storage.staging import read_note, write_note
 from storage.store import Store
 from storage.tables import has_part
 from storage.trajectory import Checkpoint, read_trajectory
@@ -43,6 +46,20 @@ class Run:
     def is_complete(self) -> bool:
         """Whether its rows stand in the tables."""
         return has_part(self.store, "runs", self.run_id)
+
+    def note_use(self, factors_id: str | None = None) -> None:
+        """Say what this run reads of what others may delete, as its row will: before it looks whether that is there."""
+        facts = self.facts
+        known = read_note(self.store, self.run_id, USES) or {"factors_id": None}
+        uses = {
+            "run_id": self.run_id,
+            "parameters": json.dumps(facts.parameters),
+            "model_fingerprint": facts.model_fingerprint,
+            "corpus_fingerprint": facts.corpus_fingerprint,
+            "code_revision": code_revision(),
+            "factors_id": factors_id or known["factors_id"],
+        }
+        write_note(self.store, self.run_id, USES, uses)
 
     def scoring(self, fit_id: str | None) -> Scoring:
         """What the scoring stages need to know, once the factors are there."""

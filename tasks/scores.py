@@ -97,11 +97,14 @@ def score_block(job: BlockJob) -> None:
     Where memory holds the factors of all modules there is one group; no number depends on the grouping.
     """
     scoring, store = job.scoring, job.scoring.store
-    if has_staged(store, scoring.run_id, "scored", str(job.block)):
+    # Only the run's own method ranks by self-influence, and one without gradients has none.
+    has_selves = scoring.method in scoring.methods
+    unknown = unknown_sequences(scoring.curvature, job.sequence_ids) if has_selves else np.array([])
+    # Scores may have been staged by an earlier attempt whose self-influences have been deleted since.
+    if has_staged(store, scoring.run_id, "scored", str(job.block)) and not len(unknown):
         return
     network = load_model(scoring.model)
     modules = select_modules(network, scoring.modules)
-    unknown = unknown_sequences(scoring.curvature, job.sequence_ids)
     # A pass over sequences whose self-influence is known needs no factors.
     forms = [_form_bytes(scoring, k) for k in range(len(modules))]
     factors = metric_sizes(scoring.curvature, modules) if len(unknown) else [0] * len(modules)

@@ -26,6 +26,7 @@ def write_run(store: Store, run_id: str, n: int = 5, day: int = 0, complete: boo
     values = {
         "candidates": {"sequence_id": z, "filter": ["bm25"] * n, "filter_score": [1.0] * n, "filter_rank": z},
         "influences": {"sequence_id": z, "method": ["ekfac"] * n, "influence": influence,
+                       "relative_influence": influence,
                        "exact": [True] * n, "influence_rank": [n - k for k in z]},
         "layer_influences": {"sequence_id": z, "layer": [0] * n, "module": ["h.0"] * n, "influence": influence},
         "token_influences": {"sequence_id": z, "layer": [0] * n, "position": [0] * n, "token_id": [7] * n,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 import worlds
 from distributed import Client, get_task_stream
 from numpy.testing import assert_allclose
@@ -21,7 +23,7 @@ from flows.trace import trace
 from storage.catalog import run_user_sql
 from storage.errors import InputError, MismatchError
 from storage.store import open_store
-from tasks.compute import ComputeParameters
+from tasks.compute import ComputeParameters, dtype_of, settle
 from tasks.corpus import CorpusParameters
 from tasks.methods import MethodParameters
 
@@ -29,7 +31,7 @@ pytestmark = [pytest.mark.usefixtures("prefect_db"), pytest.mark.e2e]
 
 DASK = Path(sys.executable).parent / "dask"
 LEXICAL = {"corpus", "lexical-index", "candidates-by-bm25"}
-MODEL = {"covariances", "eigenbases", "eigenvalues", "scores", "token-scores"}
+MODEL = {"covariances", "eigenbases", "eigenvalues", "query-gradients", "scores", "token-scores"}
 TABLES = {
     "sequences": "sequence_id",
     "postings": "term_id, sequence_id",
@@ -157,6 +159,22 @@ def test_a_worker_with_other_numerics_is_refused(cluster):
         with pytest.raises(MismatchError, match=rf"Dask worker {cpu}: expected code revision \w+, as here, found an"):
             open_workers(cluster.address, 2).__enter__()
         client.restart_workers([cpu], timeout=60)
+
+
+def test_the_precision_is_what_the_workers_with_the_model_multiply_natively(cluster):
+    """As on a CPU that hands its passes to GPUs: the worker is made to say the opposite of this machine."""
+    with Client(cluster.address) as client:
+        (gpu,) = [a for a, w in client.scheduler_info()["workers"].items() if w["name"] == "gpu"]
+        here = settle(ComputeParameters(), {}).precision
+        other = {"float32": torch.bfloat16, "bfloat16": torch.float32}[here]
+        client.run(lambda: setattr(importlib.import_module("tasks.compute"), "native_precision", lambda _: other),
+                   workers=[gpu])  # fmt: skip
+        try:
+            with open_workers(cluster.address, 2) as workers:
+                assert set(workers.processors) == {gpu}
+                assert dtype_of(settle(ComputeParameters(), workers.processors)) == other
+        finally:
+            client.restart_workers([gpu], timeout=60)
 
 
 def test_a_scheduler_without_workers_and_a_worker_of_several_threads_are_refused(tmp_path):

@@ -23,9 +23,10 @@ from storage.errors import InputError, StoreError
 from storage.factors import fit_ids
 from storage.leftovers import find_leftovers
 from storage.locks import locked
-from storage.retention import delete_runs, list_runs, older_runs, unused_without
+from storage.retention import delete_runs, list_runs, older_runs, remove_unused, unused_without
 from storage.schemas import RUN_RELATIONS
 from storage.sequences import all_parts, write_manifest
+from storage.staging import write_note
 from storage.store import create_store, open_store
 from storage.tables import read_part, write_part
 from storage.tensors import read_tensors, write_tensors
@@ -220,6 +221,49 @@ def test_only_what_no_other_run_uses_goes_with_a_run(store):
     assert {(item.kind, item.name[:3]) for item in unused_without(store, [identity])} == {("self-influences", "id-")}
     both = {(item.kind, item.name[:3]) for item in unused_without(store, [ekfac, identity])}
     assert both == {("self-influences", "ek-"), ("self-influences", "id-"), ("factors", "fit")}
+
+
+def test_what_a_run_under_way_uses_stays(store):
+    """It has no row yet; what it noted when it began counts, from before it looks until it is complete or deleted."""
+    run, fit = run_of(store), fit_ids(store)[0]
+    (facts,) = [found.facts for found in list_runs(store) if found.run_id == run]
+    unused = unused_without(store, [run])
+    assert {item.kind for item in unused} == {"factors", "self-influences"}
+    write_note(store, "run-begun", "uses", {**facts, "run_id": "run-begun", "finished_at": None})
+    assert unused_without(store, [run]) == []
+    delete_runs(store, [run], timedelta(0))
+    assert [remove_unused(store, item) for item in unused] == [False, False]  # found before the run began
+    assert (store.root / "factors" / fit / "manifest.json").exists()
+    old = {path: os.utime(path, (1.7e9, 1.7e9)) for path in (store.root / "factors" / fit).iterdir()}
+    assert old
+    assert find_leftovers(store, list_runs(store), timedelta(days=1)) == []
+    delete_runs(store, ["run-begun"], timedelta(0))
+    assert [remove_unused(store, item) for item in unused] == [True, True]
+
+
+def test_a_resumed_run_measures_anew_the_self_influences_that_were_deleted_under_it(
+    tmp_path, gpt2, corpus, monkeypatch, prefect_db
+):
+    def stop(*_):
+        raise StoreError("x", expected="a", found="b", remedy="c")
+
+    asked = parameters(tmp_path / "s", gpt2, corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.trace.score_tokens", stop)
+        with pytest.raises(StoreError):
+            trace(asked)
+    store = open_store(tmp_path / "s")
+    (begun,) = [found.uses for found in list_runs(store)]
+    before = sorted(path.name for path in store.relation("self_influences").glob("ek-*"))
+    assert before == [begun["factors_id"]]
+    shutil.rmtree(store.relation("self_influences") / begun["factors_id"])
+    run = trace(asked)
+    assert run_user_sql(store, "select count(*) from influences where relative_influence is null")[1] == [(0,)]
+    table = read_part(store, "influences", run)
+    place = table.schema.get_field_index("relative_influence")
+    nothing = pa.nulls(len(table), pa.float64())
+    write_part(store, "influences", run, columns=table.set_column(place, "relative_influence", nothing))
+    assert "checks/self_influences_are_there" in " ".join(finding.found for finding in verify(store)[1])
 
 
 def test_what_the_next_run_may_use_is_not_pruned(store):
