@@ -206,14 +206,22 @@ def part_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, re
         mine = f"select {', '.join(SCHEMAS[relation].names)} from {source} where run_id = {_quoted(names[0])}"
         connection.execute(f"create or replace view {view} as {mine}")
     else:
-        _view_files(connection, view, [store.file(relation, *names)])
+        files_view(connection, view, [store.file(relation, *names)])
 
 
 def parts_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, relation: str, parts: list[str]) -> None:
     """Let SQL name the rows of several parts of a relation `view`."""
-    _view_files(connection, view, [store.file(relation, part) for part in parts])
+    files_view(connection, view, [store.file(relation, part) for part in parts])
 
 
-def _view_files(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Place]) -> None:
+def keys_view(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Place], key: str) -> None:
+    """Let SQL name the rows of some files `view`, by file and by `key`, an expression of ours over their columns."""
+    files = ", ".join(_quoted(str(path)) for path in paths)
+    source = f"read_parquet([{files}], filename = true)"
+    connection.execute(f"create or replace view {view} as select filename as file, {key} as key from {source}")
+
+
+def files_view(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Place]) -> None:
+    """Let SQL name the rows of some files of one relation `view`."""
     files = ", ".join(_quoted(str(path)) for path in paths)
     connection.execute(f"create or replace view {view} as select * from read_parquet([{files}])")

@@ -116,6 +116,12 @@ def read_part(
         ) from error
 
 
+def count_rows(store: Store, relation: str, name: str) -> int:
+    """How many rows a part has, by its footer."""
+    source, filesystem = location(store.file(relation, name))
+    return pq.read_metadata(source, filesystem=filesystem).num_rows
+
+
 def clear_part(store: Store, relation: str, *names: str) -> None:
     """Take a part's rows away, if it is there; an empty file stays, because a reader may have listed it already."""
     if has_part(store, relation, *names):

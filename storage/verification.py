@@ -6,12 +6,11 @@ What is wrong is named with its next step; nothing is changed but a catalog that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from typing import TypeAlias
 
 import duckdb
-import numpy as np
-import pyarrow.compute as pc
 
 from storage.catalog import run_user_sql
 from storage.database import open_connection, part_view, rows, statement, statement_names
@@ -26,7 +25,7 @@ from storage.schemas import INDEXES, RUN_RELATIONS
 from storage.sequences import Part, all_parts, current_parts
 from storage.soundness import Counts, Finding, check_tables, check_tensors, name_of
 from storage.store import Store
-from storage.tables import has_part, read_part
+from storage.tables import count_rows, has_part, read_part
 
 STALE = timedelta(days=1)  # without a write, after which work that nobody holds a lock for counts as broken off
 CHECKED = ("candidates", "influences", "layer_influences", "token_influences")  # what sql/checks names
@@ -39,7 +38,7 @@ def verify(store: Store) -> tuple[Counts, list[Finding]]:
     for check in (
         check_tables(store, counts),
         check_tensors(store, counts),
-        _corpus(store),
+        _corpus(store, found),
         _fits(store),
         _merged(store),
         _runs(store, counts),
@@ -59,59 +58,78 @@ def _guarded(store: Store, check: Iterable[Finding]) -> Iterator[Finding]:
         yield Finding(error.subject.rpartition(f"{store.root}/")[2], error.found, error.remedy)
 
 
-def _corpus(store: Store) -> Iterator[Finding]:
-    """Manifests against each other and against their parts."""
+def _corpus(store: Store, found: list[Finding]) -> Iterator[Finding]:
+    """Manifests against each other and against their parts, but for files that are known to be broken."""
     end = 0
     for part in sorted(all_parts(store), key=lambda part: part.first_sequence_id):
         if part.first_sequence_id != end:
-            found = f"sequence ids from {part.first_sequence_id:,}, where the part before ends at {end:,}"
-            yield Finding(f"parts/{part.name}.json", found, "restore it from a backup")
+            said = f"sequence ids from {part.first_sequence_id:,}, where the part before ends at {end:,}"
+            yield Finding(f"parts/{part.name}.json", said, "restore it from a backup")
         end = max(end, part.end_sequence_id)
+    broken = {finding.what for finding in found}
     for part in current_parts(store):
         again = f"restore it from a backup, or ingest {part.source} into another store"
-        for found in _guarded(store, _part(store, part)):
-            yield found if found.next_step else Finding(found.what, found.found, again)
+        yield from _held_against(store, part, ("documents", "sequences"), broken, _part, again)
         for terms, names in INDEXES.items():
             if has_part(store, names[0], part.name):
                 again = f"delete {part.name}.parquet of {', '.join(names)} and run headwater index --terms {terms}"
-                for found in _guarded(store, _shard(store, part, names)):
-                    yield Finding(found.what, found.found, again)
+                yield from _held_against(store, part, names, broken, _shard, again)
 
 
-def _part(store: Store, part: Part) -> Iterator[Finding]:
-    name = f"tables/sequences/{part.name}.parquet"
-    documents = read_part(store, "documents", part.name, columns=["document_id"])["document_id"]
-    table = read_part(store, "sequences", part.name)
-    if len(documents) != part.n_documents:
-        found = f"{len(documents):,} documents in place of {part.n_documents:,}"
-        yield Finding(f"tables/documents/{part.name}.parquet", found, "")
-    ids = table["sequence_id"].to_numpy()
-    if not np.array_equal(ids, np.arange(part.first_sequence_id, part.end_sequence_id)):
-        yield Finding(name, f"other sequence ids than {part.first_sequence_id} to {part.end_sequence_id - 1}", "")
-    lengths = pc.list_value_length(table["token_ids"]).to_numpy()
-    if not np.array_equal(lengths, table["n_tokens"].to_numpy()) or lengths.sum() != part.n_tokens:
-        yield Finding(name, f"{lengths.sum():,} tokens in place of {part.n_tokens:,}, or not as n_tokens has them", "")
-    if pc.any(pc.not_equal(table["part"], part.name)).as_py():
-        yield Finding(name, "sequences of another part", "")
-    if not pc.all(pc.is_in(table["document_id"], value_set=documents.combine_chunks())).as_py() and len(table):
-        yield Finding(name, "sequences of documents that the part does not have", "")
+Check: TypeAlias = Callable[[duckdb.DuckDBPyConnection, Store, Part, tuple[str, ...]], Iterator[tuple[str, str]]]
 
 
-def _shard(store: Store, part: Part, names: tuple[str, ...]) -> Iterator[Finding]:
-    postings = read_part(store, names[1], part.name, columns=["sequence_id"])["sequence_id"]
-    frequencies = read_part(store, names[0], part.name, columns=["document_frequency"])["document_frequency"]
-    total = pc.sum(frequencies).as_py() or 0
-    if total != len(postings):
-        found = f"document frequencies that sum to {total:,}, and {len(postings):,} postings"
-        yield Finding(f"tables/{names[0]}/{part.name}.parquet", found, "")
-    ends = pc.min_max(postings).as_py() if len(postings) else {"min": part.first_sequence_id, "max": 0}
-    if ends["min"] < part.first_sequence_id or ends["max"] >= part.end_sequence_id:
-        yield Finding(f"tables/{names[1]}/{part.name}.parquet", "postings of sequences of another part", "")
+def _held_against(
+    store: Store, part: Part, names: tuple[str, ...], broken: set[str], check: Check, again: str
+) -> Iterator[Finding]:
+    """What a check of some relations' files of a part finds; it reads through DuckDB, within the memory limit."""
+    files = {name: f"tables/{name}/{part.name}.parquet" for name in names}
+    missing = [name for name in names if not has_part(store, name, part.name)]
+    for name in missing:
+        yield Finding(files[name], "no file", again)
+    if missing or broken & set(files.values()):
+        return
+    with open_connection(store) as connection:
+        for name, said in check(connection, store, part, names):
+            yield Finding(files[name], said, again)
+
+
+def _part(
+    connection: duckdb.DuckDBPyConnection, store: Store, part: Part, names: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    for name in names:
+        part_view(connection, store, f"part_{name}", name, part.name)
+    (held,) = rows(connection, "verification/part", part=part.name)
+    if held["n_documents"] != part.n_documents:
+        yield "documents", f"{held['n_documents']:,} documents in place of {part.n_documents:,}"
+    ids = (held["n_sequences"], held["n_ids"], held["first_id"], held["last_id"])
+    n = part.n_sequences
+    if ids != (n, n, part.first_sequence_id, part.end_sequence_id - 1) and (n or held["n_sequences"]):
+        yield "sequences", f"other sequence ids than {part.first_sequence_id} to {part.end_sequence_id - 1}"
+    if held["n_miscounted"] or held["n_tokens"] != part.n_tokens:
+        said = f"{held['n_tokens']:,} tokens in place of {part.n_tokens:,}, or not as n_tokens has them"
+        yield "sequences", said
+    if held["n_of_others"]:
+        yield "sequences", "sequences of another part"
+    if held["n_without_document"]:
+        yield "sequences", "sequences of documents that the part does not have"
+
+
+def _shard(
+    connection: duckdb.DuckDBPyConnection, store: Store, part: Part, names: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    for view, name in (("shard_terms", names[0]), ("shard_postings", names[1])):
+        part_view(connection, store, view, name, part.name)
+    (held,) = rows(connection, "verification/shard")
+    total, n = held["document_frequencies"], held["n_postings"]
+    if total != n:
+        yield names[0], f"document frequencies that sum to {total:,}, and {n:,} postings"
+    if n and not part.first_sequence_id <= held["first_id"] <= held["last_id"] < part.end_sequence_id:
+        yield names[1], "postings of sequences of another part"
     for name in names[2:]:
-        lengths = len(read_part(store, name, part.name))
+        lengths = count_rows(store, name, part.name)
         if lengths != part.n_sequences:
-            found = f"{lengths:,} sequences in place of {part.n_sequences:,}"
-            yield Finding(f"tables/{name}/{part.name}.parquet", found, "")
+            yield name, f"{lengths:,} sequences in place of {part.n_sequences:,}"
 
 
 def _fits(store: Store) -> Iterator[Finding]:

@@ -150,6 +150,23 @@ def test_gaps_and_wrong_counts_in_the_corpus_are_found(store):
     assert found["parts/p00001.json"].startswith("sequence ids from 99")
 
 
+def test_an_index_or_documents_that_do_not_fit_their_sequences_are_found(store):
+    terms, postings = (read_part(store, name, "p00000") for name in ("terms", "postings"))
+    write_part(store, "terms", "p00000", columns=terms.slice(1))
+    place = postings.schema.get_field_index("sequence_id")
+    write_part(
+        store, "postings", "p00000", columns=postings.set_column(place, "sequence_id", pc.add(postings[place], 1))
+    )
+    write_part(store, "documents", "p00000", columns=read_part(store, "documents", "p00000").slice(1))
+    found = wrong(store)
+    assert found["tables/terms/p00000.parquet"].startswith("document frequencies that sum to ")
+    assert found["tables/postings/p00000.parquet"] == "postings of sequences of another part"
+    assert found["tables/documents/p00000.parquet"] == "47 documents in place of 48"
+    assert found["tables/sequences/p00000.parquet"] == "sequences of documents that the part does not have"
+    store.file("documents", "p00000").unlink()
+    assert wrong(store)["tables/documents/p00000.parquet"] == "no file"
+
+
 def test_what_belongs_to_nothing_is_found_unless_somebody_works_on_it(store):
     write_run(store, "run-orphan", complete=False)
     (store.root / "work" / "run-staged").mkdir()

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny_runs import write_run
 
 from storage.catalog import run_user_sql
 from storage.gathering import folders, gather, remove_gathered
+from storage.inbox import record_failures, retry, submit
 from storage.prompts import make_prompt, register_prompts, stored_prompts
+from storage.retention import delete_runs
 from storage.store import create_store
 from storage.tables import write_part
 
@@ -44,10 +49,10 @@ def rows(store):
 def test_gathered_rows_are_the_same_before_during_and_after(store):
     before = rows(store)
     assert [len(found) for found in before] == [5, 6]
-    assert gather_all(store) == [5, 3]
+    assert gather_all(store) == [5, 0, 0, 0, 0, 3]
     assert rows(store) == before
-    assert [remove_gathered(store, folder, LATER) for folder in folders(store)] == [0, 0]
-    assert [remove_gathered(store, folder, NOW) for folder in folders(store)] == [5, 3]
+    assert [remove_gathered(store, folder, LATER) for folder in folders(store)] == [0] * 6
+    assert [remove_gathered(store, folder, NOW) for folder in folders(store)] == [5, 0, 0, 0, 0, 3]
     assert files(store, "queries") == files(store, "self_influences", "ek-1") == ["merged-00000001"]
     assert rows(store) == before
     ids = run_user_sql(store, "select sequence_id from stored.self_influences")[1]
@@ -56,11 +61,11 @@ def test_gathered_rows_are_the_same_before_during_and_after(store):
 
 def test_what_is_gathered_already_is_not_gathered_again(store):
     gather_all(store)
-    assert gather_all(store) == [0, 0]
+    assert gather_all(store) == [0] * 6
     register_prompts(store, [make_prompt("The heron", " flew.", "q9")])
-    assert gather_all(store) == [0, 0]
-    assert gather_all(store, least=1) == [2, 0]  # the merged file and the new one
-    assert [remove_gathered(store, folder, NOW) for folder in folders(store)] == [7, 3]
+    assert gather_all(store) == [0] * 6
+    assert gather_all(store, least=1) == [2, 0, 0, 0, 0, 0]  # the merged file and the new one
+    assert [remove_gathered(store, folder, NOW) for folder in folders(store)] == [7, 0, 0, 0, 0, 3]
     assert [p.query_id for p in stored_prompts(store)] == ["q0", "q1", "q2", "q3", "q4", "q9"]
 
 
@@ -79,6 +84,52 @@ def test_a_query_that_comes_in_while_others_are_gathered_is_kept(store):
         remove_gathered(store, folder, NOW)
     assert len(files(store, "queries")) == 2
     assert len(stored_prompts(store)) == 6
+
+
+INBOX = ("query_submissions", "query_failures", "query_retries", "deleted_answers", "query_states")
+
+
+def test_the_inbox_says_the_same_before_during_and_after(store):
+    """Failures count: while an attempt stands in two files, it is one."""
+    submit(store, [make_prompt("The otter", f" slept {k} times.", f"q{k}") for k in range(5)])
+    for k in (0, 1, 1):
+        record_failures(store, {f"q{k}": "too long"})
+        retry(store, [f"q{k}"])
+    record_failures(store, {"q1": "too long", "q2": "too long"})
+    for run in ("run-1", "run-2"):
+        write_run(store, run)  # they answer q0
+        delete_runs(store, [run], NOW)
+
+    def inbox():
+        return [run_user_sql(store, f"from {name} order by all")[1] for name in INBOX]
+
+    before = inbox()
+    assert [len(found) for found in before] == [5, 5, 3, 2, 5]
+    states = dict(run_user_sql(store, "select query_id, (state, failures) from query_states")[1])
+    assert states["q1"] == ("failed", 3)
+    assert gather_all(store) == [5, 5, 4, 3, 2, 3]
+    assert inbox() == before
+    assert [remove_gathered(store, folder, NOW) for folder in folders(store)] == [5, 5, 4, 3, 2, 3]
+    assert inbox() == before
+    assert submit(store, [make_prompt("The otter", " slept 1 times.", "q1")]) == []  # its file is gone, and it is known
+    assert inbox() == before
+
+
+def test_no_row_becomes_an_object_of_python(store):
+    """Whose memory no limit holds: as objects the keys of these files were some 20 MB."""
+    n = 200_000
+    for k in range(2):
+        ids = np.arange(n) + k * n // 2
+        columns = {"factors_id": ["ek-2"] * n, "sequence_id": ids, "self_influence": 1.0 * ids, "gradient_norm": ids}
+        write_part(store, "self_influences", "ek-2", f"run-{k}", columns=columns)
+    (folder,) = [folder for folder in folders(store) if folder.names == ("ek-2",)]
+    tracemalloc.start()
+    assert gather(store, folder, LARGE, 2) == 2
+    assert remove_gathered(store, folder, NOW) == 2
+    assert tracemalloc.get_traced_memory()[1] < 6 * 2**20  # two for the modules that DuckDB loads
+    tracemalloc.stop()
+    asked = "select count(*), sum(self_influence) from self_influences where factors_id = 'ek-2'"
+    assert run_user_sql(store, asked)[1] == [(n * 3 // 2, float(sum(range(n * 3 // 2))))]
 
 
 KILLED_AT = {
