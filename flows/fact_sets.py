@@ -8,6 +8,7 @@ import typer
 
 fact_set_app = typer.Typer(no_args_is_help=True, help="Sets of facts, of documents that state them, and of queries.")
 ENTITIES = 100  # a model learns their 1,000 facts in minutes on two CPU cores
+TEST_SHARE = 0.1
 
 
 @fact_set_app.command()
@@ -17,6 +18,9 @@ def synth(
     form: Annotated[
         Literal["causal", "masked"], typer.Option(help="causal: plain text; masked: with what the masks stand for")
     ] = "causal",
+    test_share: Annotated[
+        float, typer.Option(help="of the facts that are asked for; .1 was published", min=0.001, max=1.0)
+    ] = TEST_SHARE,
     seed: Annotated[int, typer.Option(help="of facts, held-out utterances and pairs", min=0)] = 0,
 ) -> None:
     """FTRACE-SYNTH: invented facts about numbered entities, which no model can know beforehand."""
@@ -25,7 +29,7 @@ def synth(
     from storage.fact_sets import read_fact_set, write_fact_set
     from tasks.evaluation.ftrace_synth import documents, make_set, queries
 
-    made = make_set(entities, seed)
+    made = make_set(entities, seed, test_share)
     tables = (pa.table(batch) for batch in documents(made, form))
     folder = write_fact_set(
         output, tables, pa.table(queries(made, form)), collapse="pair" if form == "masked" else None

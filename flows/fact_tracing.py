@@ -5,6 +5,7 @@ The study of Akyürek et al. 2022 (arXiv 2205.11482): one training, one pool of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow
@@ -187,7 +188,9 @@ def _examined(
     prompts = [as_prompt(query) for query in asked]
     patched = [query.query_id for query in sample(asked, parameters.patched)]
     with gpu_slot():
-        measure_recall(store, run_id, model, prompts, read_trajectory(checkpoints), parameters.compute.batch_size)
+        names = {q.query_id: [as_prompt(replace(q, answer=name)).completion for name in q.aliases] for q in asked}
+        size = parameters.compute.batch_size
+        measure_recall(store, run_id, model, prompts, read_trajectory(checkpoints), size, names)
         pairs = first_pairs(store, run_id, fact_set, patched)
         measure_tail_patches(store, run_id, model, prompts, pairs, parameters.lesson)
     return evaluate_facts(store, run_id, fact_set, patched, TrajectoryParameters().first_step)

@@ -1,7 +1,7 @@
 """Fact-tracing sets: documents that state facts, and queries that ask for them, in a folder of Parquet files.
 
 abstracts.parquet(doc_id, text, facts)       a document is a proponent of a query when its facts hold the query's fact
-queries.parquet(query_id, prompt, answer, fact)
+queries.parquet(query_id, prompt, answer, fact)    and, if wanted, aliases: other names that are right, too
 candidates.parquet(query_id, doc_id)         only where the set fixes its candidates
 Further columns are kept in the files and not read here. Facts are compared as they stand, whatever they hold.
 """
@@ -42,12 +42,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FactQuery:
-    """A fact that is asked for: the answer is what should follow the prompt."""
+    """A fact that is asked for: the answer is what should follow the prompt, and `aliases` are right as well."""
 
     query_id: str
     prompt: str
     answer: str
     fact: str
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_fact_set(directory: str | Path) -> FactSet:
     _require_ids(folder / QUERIES, table["query_id"])
     _require_prompts(folder / QUERIES, table)
     stated = _proponents(folder)
-    queries = [FactQuery(**row) for row in table.to_pylist()]
+    queries = list(map(FactQuery, *(table[name].to_pylist() for name in COLUMNS[QUERIES]), _aliases(folder, table)))
     blank = tuple(q for q in queries if not (q.answer or "").strip())
     lost = tuple(q for q in queries if q.query_id not in stated)
     sound = tuple(q for q in queries if q.query_id in stated and (q.answer or "").strip())
@@ -172,6 +173,18 @@ def _write_documents(path: Path, documents: pa.Table | Iterable[pa.Table], colla
     finally:
         if writer is not None:
             writer.close()
+
+
+def _aliases(folder: Path, table: pa.Table) -> list[tuple[str, ...]]:
+    """Other right answers of each query; the column need not be there."""
+    if "aliases" not in pq.read_schema(folder / QUERIES).names:
+        return [()] * len(table)
+    others = _read(folder, QUERIES, kinds={"aliases": pa.list_(TEXT)})["aliases"].to_pylist()
+    answers = table["answer"].to_pylist()
+    return [
+        tuple(dict.fromkeys(name for name in names or () if name and name.strip() and name != answer))
+        for names, answer in zip(others, answers, strict=True)
+    ]
 
 
 def _require_same(final: Path, new: Path) -> None:

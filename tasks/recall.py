@@ -6,7 +6,7 @@ So queries fall into those that were known before the training, learned in it, o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from storage.staging import discard, has_staged, staged_reader, staged_writer
 from storage.store import Store
 from storage.tables import has_part, write_part
 from storage.trajectory import Checkpoint
-from tasks.evaluation.recall import recall_answers
+from tasks.evaluation.recall import Outcome, recall_answers
 from tasks.influence.queries import encode_query
 from tasks.progress import progress
 from tasks.stage import stage
@@ -34,20 +34,24 @@ def measure_recall(
     prompts: Sequence[Prompt],
     checkpoints: Sequence[Checkpoint],
     batch_size: int,
+    aliases: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Fill `query_outcomes`: every query of the run at every checkpoint; what is there already is not asked again.
 
-    `model` is the directory whose tokenizer and context all checkpoints share.
+    `model` is the directory whose tokenizer and context all checkpoints share. `aliases` are completions of a query,
+    by its id, that are as right as its own; the probability is that of its own alone.
     """
     if has_part(store, RELATION, run_id):
         return
     tokenizer, context = load_tokenizer(model), context_length(model)
-    asked = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in prompts]
+    worded = [(k, text) for k, p in enumerate(prompts) for text in (p.completion, *(aliases or {}).get(p.query_id, ()))]
+    asked = [encode_query(tokenizer, prompts[k].prompt, text, context, prompts[k].query_id) for k, text in worded]
     key, names = f"recall-{run_id}", [f"step-{checkpoint.step}" for checkpoint in checkpoints]
     with progress("recall", len(names)) as advance:
         for name, checkpoint in zip(names, checkpoints, strict=True):
             if not has_staged(store, key, RELATION, name):
-                outcomes = recall_answers(load_model(checkpoint.path), tokenizer, asked, batch_size)
+                said = recall_answers(load_model(checkpoint.path), tokenizer, asked, batch_size)
+                outcomes = _best(len(prompts), [k for k, _ in worded], said)
                 with staged_writer(store, key, RELATION, name) as part:
                     part.append(
                         {
@@ -63,3 +67,14 @@ def measure_recall(
     batches = [batch for name in names for batch in staged_reader(store, key, RELATION, name)]
     write_part(store, RELATION, run_id, columns=pa.Table.from_batches(batches, SCHEMAS[RELATION]))
     discard(store, key)
+
+
+def _best(n: int, owners: list[int], said: list[Outcome]) -> list[Outcome]:
+    """Of each of n queries the outcome of its own completion, which comes first, with the best place of any name."""
+    found: list[list[Outcome]] = [[] for _ in range(n)]
+    for owner, outcome in zip(owners, said, strict=True):
+        found[owner].append(outcome)
+    return [
+        Outcome(names[0].log_probability, any(o.is_first for o in names), any(o.is_among_first for o in names))
+        for names in found
+    ]

@@ -4,8 +4,8 @@ After Akyürek et al. 2022 (arXiv 2205.11482), with their ratios at any scale. F
 10 n facts (subject, relation, object), drawn uniformly; one in which (relation, subject) or (relation, object) occurs
 already is drawn again, so that asked from either side a fact has one answer. A fact is put into words by 2 paraphrases
 of its relation and 4 surfaces of each argument (entity-14, 14-entity, entity-XIV, XIV-entity): 32 utterances.
-A tenth of the facts, the test facts, hold out one utterance each, at random; all other utterances are shuffled and
-joined in pairs by a comma.
+A tenth of the facts, the test facts, hold out one utterance each, at random (another share may be asked for: small sets
+have few queries); all other utterances are shuffled and joined in pairs by a comma.
 
 Two forms for a causal language model:
 causal    A document is a pair as it stands. A query is the held-out utterance up to its last argument, the answer that
@@ -17,8 +17,9 @@ masked    A document is a pair with one argument of each utterance masked, follo
 Where this differs from the published set: the wording of the relations, which there are random words; second
 paraphrases that end in the subject; no fact relates an entity to itself; no pair joins two utterances of one fact (at
 full scale that would cost one fact in 3,000 a few proponents).
-The held-out surfaces were never seen behind the very same prompt, while the other three were: whoever knows a fact and
-not more answers one query in four.
+The answer's surface was never seen behind the very same prompt, while the other three were: whoever knows a fact and
+not more says that surface once in four times, and whoever learned the texts by heart never does. So a query names all
+four as its aliases: a model that answers with any of them knows the fact.
 
 Letters: f facts, u utterances, p pairs.
 """
@@ -98,13 +99,13 @@ class SynthSet:
     pairs: Int[np.ndarray, "p 2"]  # the other utterances; one may be ALONE
 
 
-def make_set(entities: int, seed: int) -> SynthSet:
+def make_set(entities: int, seed: int, test_share: float = TEST_SHARE) -> SynthSet:
     """Draw facts, test facts and pairs; one seed gives one set under one version of NumPy."""
     if entities < 2:
         raise ValueError(f"expected at least two entities to relate, found {entities}.")
     generator = np.random.default_rng(seed)
     facts = _draw_facts(entities, generator)
-    tested = np.sort(generator.permutation(len(facts))[: max(1, round(TEST_SHARE * len(facts)))])
+    tested = np.sort(generator.permutation(len(facts))[: max(1, round(test_share * len(facts)))])
     held_out = tested * UTTERANCES + generator.integers(UTTERANCES, size=len(tested))
     kept = np.setdiff1d(np.arange(len(facts) * UTTERANCES), held_out, assume_unique=True)
     return SynthSet(facts, held_out, _draw_pairs(kept, generator))
@@ -128,9 +129,10 @@ def documents(synth: SynthSet, form: Form) -> Iterator[dict[str, list]]:
 
 
 def queries(synth: SynthSet, form: Form) -> dict[str, list]:
-    """The questions as columns: query_id, prompt, answer, fact, its relation, and which argument is asked for."""
-    columns: dict[str, list] = {n: [] for n in ("query_id", "prompt", "answer", "fact", "relation", "asks_for")}
-    names = list(RELATIONS)
+    """The questions as columns: query_id, prompt, answer, all names of it, fact, relation, which argument is asked."""
+    names = ("query_id", "prompt", "answer", "aliases", "fact", "relation", "asks_for")
+    columns: dict[str, list] = {name: [] for name in names}
+    relations = list(RELATIONS)
     for utterance in synth.held_out.tolist():
         fact, words = utterance // UTTERANCES, _words(synth, utterance)
         sides = (0, 1) if form == "masked" else (words.last,)
@@ -138,8 +140,9 @@ def queries(synth: SynthSet, form: Form) -> dict[str, list]:
             columns["query_id"].append(f"fact-{fact}-{'object' if side else 'subject'}")
             columns["prompt"].append(words.masked(side) + STANDS_FOR if form == "masked" else words.opening)
             columns["answer"].append(words.arguments[side])
+            columns["aliases"].append(list(surfaces(synth.facts[fact, 2 * side].item())))
             columns["fact"].append(fact_name(synth, fact))
-            columns["relation"].append(names[synth.facts[fact, 1]])
+            columns["relation"].append(relations[synth.facts[fact, 1]])
             columns["asks_for"].append("object" if side else "subject")
     return columns
 

@@ -3,7 +3,7 @@
 A beam search of width w keeps the w likeliest continuations token by token (Akyürek et al. 2022, arXiv 2205.11482, ask
 with w = 3 what a checkpoint knows). Here it runs for as many tokens as the answer has, and a continuation is the answer
 when its tokens are the answer's and the likeliest token after them does not go on with the same word: who is asked for
-12 and says 123 is wrong.
+12 and says 123 is wrong. Of an answer with several names each is asked for by itself, and the best of them counts.
 """
 
 from __future__ import annotations

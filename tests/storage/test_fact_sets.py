@@ -38,7 +38,7 @@ QUERIES = pa.table(
 
 
 def changed(table: pa.Table, **columns) -> pa.Table:
-    return pa.table({name: columns.get(name, table[name]) for name in [*table.column_names, *columns]})
+    return pa.table({name: table[name] for name in table.column_names} | columns)
 
 
 def test_a_document_is_a_proponent_when_its_facts_hold_the_query_s_fact_to_the_letter(tmp_path):
@@ -97,6 +97,15 @@ def test_candidates_that_the_set_does_not_have_are_refused(tmp_path, row, named)
     found = read_fact_set(write_fact_set(tmp_path / "set", DOCUMENTS, QUERIES, candidates))
     with pytest.raises(InputError, match=f"found others: {named}"):
         fixed_candidates(found)
+
+
+def test_a_query_may_have_other_names_that_are_right_too(tmp_path):
+    queries = changed(QUERIES, aliases=pa.array([["see", "c", "sea", "see", None, " "], None]))
+    found = read_fact_set(write_fact_set(tmp_path / "set", DOCUMENTS, queries))
+    assert [query.aliases for query in found.queries] == [("see", "sea"), ()]
+    wrong = write_fact_set(tmp_path / "wrong", DOCUMENTS, changed(QUERIES, aliases=pa.array([1, 2])))
+    with pytest.raises(InputError, match="a complete Parquet file with aliases list<"):
+        read_fact_set(wrong)
 
 
 def test_versions_of_one_text_share_a_key_where_the_set_names_the_column(tmp_path):

@@ -44,6 +44,16 @@ def test_a_fact_that_was_taught_is_the_first_answer_at_the_end_and_not_at_the_st
     assert found["q1", 30]["probability"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_another_name_of_the_answer_is_as_right_and_changes_no_probability(tmp_path, gpt2, checkpoints):
+    plain, named = create_store(tmp_path / "plain"), create_store(tmp_path / "named")
+    measure_recall.fn(plain, "run-1", gpt2, PROMPTS, checkpoints, 8)
+    measure_recall.fn(named, "run-1", gpt2, PROMPTS, checkpoints, 8, {"q2": [" sun", " harbour"]})
+    assert {key for key, row in rows(named).items() if row["is_first"]} == {("q1", 30), ("q2", 30)}
+    assert rows(named)["q2", 30]["is_among_three"]
+    for key, row in rows(plain).items():
+        assert rows(named)[key]["probability"] == pytest.approx(row["probability"], rel=1e-5)
+
+
 def test_what_was_measured_is_not_measured_again(tmp_path, gpt2, checkpoints, monkeypatch):
     store = create_store(tmp_path / "s")
     measure_recall.fn(store, "run-1", gpt2, PROMPTS, checkpoints[:1], 8)

@@ -115,13 +115,22 @@ def test_either_side_is_asked_for(small):
     for row in rows(queries(small, "causal")):
         subject, _, target = row["fact"].split(" | ")
         entity = int((target if row["asks_for"] == "object" else subject).removeprefix("entity-"))
-        assert row["answer"] in surfaces(entity)
+        assert row["answer"] in row["aliases"]
+        assert row["aliases"] == list(surfaces(entity))
 
 
 def test_one_seed_gives_one_set_and_another_seed_another(small):
     again, other = make_set(12, seed=3), make_set(12, seed=4)
     assert np.array_equal(again.pairs, small.pairs)
     assert not np.array_equal(other.facts, small.facts)
+
+
+def test_another_share_of_the_facts_may_be_asked_for():
+    synth = make_set(30, seed=0, test_share=0.5)
+    assert len(np.unique(synth.held_out // UTTERANCES)) == 150
+    stated = np.bincount(synth.pairs.ravel() // UTTERANCES, minlength=300)
+    assert sorted(stated) == [31] * 150 + [32] * 150
+    assert set(stated[synth.held_out // UTTERANCES]) == {31}
 
 
 def test_two_entities_are_the_least(small):
