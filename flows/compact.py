@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.outcome import EXPLAINED
 from storage.locks import locked
 from storage.store import open_store
-from tasks.compaction import CompactionParameters, gather_rows, merge_runs, remove_files
+from tasks.compaction import (
+    CompactionParameters,
+    RetentionParameters,
+    gather_rows,
+    merge_runs,
+    prune_store,
+    remove_files,
+)
 
 
 class CompactStoreParameters(BaseModel):
@@ -20,6 +27,7 @@ class CompactStoreParameters(BaseModel):
 
     store: str = Field(description="directory of the store, or s3://bucket/prefix")
     compaction: CompactionParameters = Field(default_factory=CompactionParameters)
+    retention: RetentionParameters | None = Field(None, description="what is removed beside; none: nothing")
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,17 @@ class Compacted:
     runs: int
     gathered_files: int
     removed_files: int
+    pruned: int = 0  # runs, factors and leftovers
 
 
 @flow(name="compact-store", flow_run_name="compact {parameters.store}", validate_parameters=True, **EXPLAINED)
 def compact_store(parameters: CompactStoreParameters) -> Compacted:
-    """Merge runs, queries and self-influences; remove what has been read from elsewhere for the grace."""
+    """Merge runs, inbox and self-influences; remove what has been read from elsewhere for the grace, or is old."""
     store = open_store(parameters.store)
+    pruned = 0
+    if parameters.retention is not None:  # before the lock, because runs are locked before the store
+        pruned = prune_store(store, parameters.retention, parameters.compaction.grace)
     with locked(store, "compact"):
         runs = merge_runs(store, parameters.compaction)
         gathered = gather_rows(store, parameters.compaction)
-        return Compacted(runs, gathered, remove_files(store, parameters.compaction))
+        return Compacted(runs, gathered, remove_files(store, parameters.compaction), pruned)

@@ -76,42 +76,33 @@ def prune(
     now: NowOption = False,
 ) -> None:
     """Old runs, stale work, factors that nothing uses, embeddings of replaced parts; by default only printed."""
-    from storage.leftovers import find_leftovers, remove_leftover
-    from storage.retention import GRACE, delete_runs, list_runs, older_runs, remove_unused, stale_runs, unused_without
-    from storage.sequences import corpus_fingerprint, current_parts
+    from storage.leftovers import STALE
+    from storage.pruning import plan_pruning
+    from storage.pruning import prune as carry_out
+    from storage.retention import GRACE
     from storage.store import open_store
-    from storage.verification import STALE
 
     place = open_store(store)
     age = None if older_than is None else parse_age(older_than)
-    going = [*stale_runs(place, STALE if age is None else age), *older_runs(place, age, keep)]
-    names = [run.run_id for run in going]
-    unused = unused_without(place, names, corpus_fingerprint(current_parts(place)))  # the next run may use the rest
-    leftovers = find_leftovers(place, [run for run in list_runs(place) if run.run_id not in names], STALE)
-    leftovers = [item for item in leftovers if item.name not in {u.name for u in unused}]
+    plan = plan_pruning(place, age, keep, STALE if age is None else age, STALE)
     table = make_table("what", "name", ">bytes", "why")
-    for run in going:
+    for run in plan.runs:
         why = f"{'finished' if run.state == 'complete' else 'broken off'} {run.at:%Y-%m-%d %H:%M}"
         table.add_row(*map(cell, ("run", run.run_id, size(run.n_bytes), why)))
-    for item in unused:
-        table.add_row(*map(cell, (item.kind, item.name, size(item.n_bytes), "used by these runs only")))
-    for item in leftovers:
-        table.add_row(*map(cell, (item.kind, item.name, size(item.n_bytes), item.reason)))
+    for unused in plan.unused:
+        table.add_row(*map(cell, (unused.kind, unused.name, size(unused.n_bytes), "used by these runs only")))
+    for leftover in plan.leftovers:
+        table.add_row(*map(cell, (leftover.kind, leftover.name, size(leftover.n_bytes), leftover.reason)))
     if not table.row_count:
         typer.echo("nothing to remove")
         return
     make_console().print(table)
-    total = sum(item.n_bytes for item in (*going, *unused, *leftovers))
     if not yes:
-        typer.echo(f"{size(total)} would go; nothing was removed: add --yes")
+        typer.echo(f"{size(plan.n_bytes)} would go; nothing was removed: add --yes")
         return
-    if names:
-        delete_runs(place, names, timedelta(0) if now else GRACE)
-    for item in unused:
-        remove_unused(place, item)
-    for item in leftovers:
-        remove_leftover(item)
-    typer.echo(f"{size(total)} are gone" + (", runs an hour from now at the earliest" if names and not now else ""))
+    carry_out(place, plan, timedelta(0) if now else GRACE)
+    later = ", runs an hour from now at the earliest" if plan.runs and not now else ""
+    typer.echo(f"{size(plan.n_bytes)} are gone{later}")
 
 
 def parse_age(text: str) -> timedelta:

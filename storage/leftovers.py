@@ -20,6 +20,7 @@ from storage.store import Store
 
 KEPT = ("locks", "spill", "pending")  # under work/: lock files and unfinished batches stay for those who come
 
+STALE = timedelta(days=1)  # without a write, after which work that nobody holds a lock for counts as broken off
 BROKEN_OFF = "a file whose writing was broken off"
 SPILLED = "what DuckDB spilled for a process that was killed"
 

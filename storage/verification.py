@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from typing import TypeAlias
 
 import duckdb
@@ -17,7 +16,7 @@ from storage.database import open_connection, part_view, rows, statement, statem
 from storage.errors import HeadwaterError
 from storage.factors import fit_ids, fit_path, read_fit
 from storage.homes import HOUSED, OWN, Homes, home_of, read_homes
-from storage.leftovers import stale_work
+from storage.leftovers import STALE, stale_work
 from storage.locks import is_held
 from storage.merging import OPTIONAL, run_ids_at
 from storage.places import entries
@@ -27,7 +26,6 @@ from storage.soundness import Counts, Finding, check_tables, check_tensors, name
 from storage.store import Store
 from storage.tables import count_rows, has_part, read_part
 
-STALE = timedelta(days=1)  # without a write, after which work that nobody holds a lock for counts as broken off
 CHECKED = ("candidates", "influences", "layer_influences", "token_influences")  # what sql/checks names
 
 

@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+import yaml
 from tiny_runs import STARTED, write_run
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.compact import CompactStoreParameters, compact_store
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from flows.store_commands import parse_age
 from flows.trace import trace
@@ -34,6 +37,7 @@ from storage.verification import verify
 from tasks.corpus import CorpusParameters
 from tasks.methods import MethodParameters
 
+ROOT = Path(__file__).parents[2]
 QUERY = QueryParameters(prompt="The otter went to the", completion=" harbour.", query_id="otter")
 
 
@@ -322,6 +326,29 @@ def test_retention_lets_old_runs_go_and_keeps_the_latest(tmp_path):
     headwater("store", "prune", "--store", store.root, "--keep", 3, "--yes", "--now")
     assert sorted(row[0] for row in tables(store)["runs"]) == ["run-2", "run-3", "run-4"]
     assert not store.file("influences", "run-0").exists()
+
+
+def test_the_nightly_compaction_removes_what_is_superseded_and_old_runs_only_when_asked(store, gpt2):
+    deployments = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
+    (nightly,) = [d["parameters"]["parameters"] for d in deployments if d["name"] == "compact-store"]
+    superseded = shutil.copytree(store.root / "factors" / fit_ids(store)[0], store.root / "factors" / "fit-00000000")
+    manifest = json.loads((superseded / "manifest.json").read_text())
+    manifest = {**manifest, "fit_id": superseded.name, "made_from": {**manifest["made_from"], "corpus": "another"}}
+    (superseded / "manifest.json").write_text(json.dumps(manifest))
+    for path in [*superseded.iterdir(), superseded]:
+        os.utime(path, (1.7e9, 1.7e9))
+    used = fit_ids(store)[1:]
+
+    def compact(**retention) -> int:
+        asked = {**nightly, "store": str(store.root), "compaction": {"settle_seconds": 0, "grace_seconds": 0}}
+        asked["retention"] = {**nightly["retention"], **retention}
+        return compact_store(CompactStoreParameters.model_validate(asked)).pruned
+
+    assert compact() == 1
+    assert (fit_ids(store), len(list_runs(store))) == (used, 2)
+    assert compact(run_days=1e-9, keep_runs=2) == 0
+    assert compact(run_days=1e-9, keep_runs=1) > 0
+    assert [run.method for run in list_runs(store)] == ["identity"]  # the later one
 
 
 def test_prune_finds_embeddings_of_replaced_parts_and_broken_work_and_leaves_the_rest(store):
