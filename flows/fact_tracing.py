@@ -79,6 +79,9 @@ def fact_tracing(parameters: FactTracingParameters, command: str = "") -> FactSt
     """Per seed: model and checkpoints, candidates, trace, recall, lessons, figures; then all of them together.
 
     What is there already is kept: a study that was stopped goes on where it was.
+
+    Args:
+        command: what the page says the study was asked for with
     """
     fact_set = read_fact_set(parameters.facts)
     store = create_store(parameters.store)
