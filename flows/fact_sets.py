@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from flows.console import shell_word
+
 fact_set_app = typer.Typer(no_args_is_help=True, help="Sets of facts, of documents that state them, and of queries.")
-ENTITIES = 100  # a model learns their 1,000 facts in minutes on two CPU cores
+ENTITIES = 100  # a small model learns their 1,000 facts in minutes on two CPU cores
 TEST_SHARE = 0.1
+LESSON = "--epochs 12 --batch-size 64"  # what teaches it; facts come late, after every utterance was read six times
 
 
 @fact_set_app.command()
@@ -40,7 +43,10 @@ def synth(
         f"{len(made.facts):,} facts in {n_documents:,} documents, {len(found.queries):,} queries about "
         f"{len(made.held_out):,} of them, in {folder}"
     )
-    typer.echo(f"next  headwater train --store S --corpus {found.documents_path} -o MODEL")
+    typer.echo(
+        f"next  headwater evaluate fact-tracing --set {shell_word(str(folder))} --store S {LESSON} "
+        f"--context {64 if form == 'masked' else 32}"
+    )
 
 
 def train(
@@ -93,4 +99,6 @@ def train(
     typer.echo(
         f"{report.n_sequences:,} sequences in {report.seconds:.0f} s; {len(report.legs)} checkpoints in {output}"
     )
-    typer.echo(f"next  headwater trace --store {store} --model {output} --prompt … --completion …")
+    typer.echo(
+        f"next  headwater trace --store {shell_word(store)} --model {shell_word(output)} --prompt … --completion …"
+    )
