@@ -58,9 +58,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     # one row per request to try a failed query again
     "query_retries": _schema(("query_id", pa.string()), ("retried_at", pa.timestamp("us"))),
     # one row per (query, run that answered it and was deleted since)
-    "deleted_answers": _schema(
-        ("query_id", pa.string()), ("run_id", pa.string()), ("deleted_at", pa.timestamp("us"))
-    ),
+    "deleted_answers": _schema(("query_id", pa.string()), ("run_id", pa.string()), ("deleted_at", pa.timestamp("us"))),
     # one row per (run, query, sequence, filter)
     "candidates": _schema(*_RUN, ("filter", pa.string()), ("filter_score", pa.float64()), ("filter_rank", pa.int32())),
     # one row per (run, query, sequence, method)
@@ -131,6 +129,14 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("query_id", pa.string()),
         ("module", pa.string()),
         ("rank", pa.int32()),
+        ("residual", pa.float64()),
+    ),
+    # one row per (run, query, method, iteration): how far a solver was from solving the query's system, the start first
+    "solver_residuals": _schema(
+        ("run_id", pa.string()),
+        ("query_id", pa.string()),
+        ("method", pa.string()),
+        ("iteration", pa.int32()),
         ("residual", pa.float64()),
     ),
     # one row per (run, query): what was asked, as the model saw it

@@ -37,10 +37,9 @@ from tasks.influence.ekfac import eigenbasis, eigenvalue_sums
 from tasks.influence.errors import InfluenceError
 from tasks.influence.footprint import covariance_bytes, metric_bytes, module_groups
 from tasks.influence.modules import TrackedModule, select_modules
-from tasks.influence.objectives import sampled_token_gradient, true_token_gradient
 from tasks.influence.sweep import Objective, sweep
 from tasks.machine import matrix_budget
-from tasks.metrics import read_eigenbasis, write_eigenbasis
+from tasks.metrics import fit_objective, read_eigenbasis, write_eigenbasis
 from tasks.sampling import uniform_sample
 from tasks.stage import stage
 
@@ -67,10 +66,8 @@ class FitParameters(BaseModel):
 
     @property
     def objective(self) -> Objective:
-        """What is differentiated: the loss of the corpus's own tokens, or of tokens drawn from the model."""
-        if self.fisher == "empirical":
-            return true_token_gradient
-        return partial(sampled_token_gradient, seed=self.seed)
+        """What is differentiated."""
+        return fit_objective(self.fisher, self.seed)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 
 import torch
@@ -13,18 +14,26 @@ from storage.prompts import Prompt
 from storage.sequences import corpus_parts, typical_length
 from storage.staging import has_staged, staged_tensors_path, staged_writer
 from storage.store import Store
-from storage.tables import write_part
+from storage.tables import write_part, writing
 from storage.tensors import write_tensors
 from tasks.fanout import Workers, run_where_the_model_is
 from tasks.influence.batches import TokenSequence
-from tasks.influence.compression import tensors_of
+from tasks.influence.capture import Call
+from tasks.influence.compression import compress, tensors_of
+from tasks.influence.conjugate_gradients import Solved
+from tasks.influence.gradients import sequence_gradients
 from tasks.influence.modules import TrackedModule, coverage, select_modules
 from tasks.influence.queries import compressed_gradients, encode_query, log_probability, query_calls
+from tasks.influence.vectors import Vectors
+from tasks.machine import matrix_budget
+from tasks.methods import SOLVED
 from tasks.metrics import fit_of, load_metric, rank_notes
 from tasks.progress import progress
 from tasks.scoring import Scoring
+from tasks.solvers import System, solve
 from tasks.stage import stage
 
+HELD_BY_SOLVERS = 8  # times a query's gradient
 FORMS = 4 * 2**30  # bytes that the cores of all modules' query subspaces may take together
 
 
@@ -81,11 +90,17 @@ def _compress(
     dampings: dict[str, float] = {}
     # A constant share, not one of this machine's memory: the form decides what is dropped.
     room = FORMS // (len(modules) * len(scoring.methods))
+    rank = scoring.measured.rank
+    solutions = _solve(scoring, network, modules, fit, calls)
     with progress("query gradients", len(modules)) as advance:
         for k, module in enumerate(modules):
             for method in scoring.methods:  # one metric and one module's gradients at a time
-                metric = load_metric(store, fit, module, method, scoring.damping, network.device)
-                form = compressed_gradients(calls[module.name], module, metric, scoring.measured.rank, positions, room)
+                near = "ekfac" if method in SOLVED else method
+                metric = load_metric(store, fit, module, near, scoring.damping, network.device)
+                if method in SOLVED:
+                    form = compress(solutions[method][module.name].__iter__, rank, positions, room)
+                else:
+                    form = compressed_gradients(calls[module.name], module, metric, rank, positions, room)
                 tensors |= {f"{method}.{k}.{name}": tensor for name, tensor in tensors_of(form).items()}
                 if method == scoring.method:
                     compressions.append((module.name, form.rank, form.residual.tolist()))
@@ -93,6 +108,54 @@ def _compress(
             advance(1)
     write_tensors(store, staged_tensors_path(store, run_id, "query_gradients"), tensors)
     return compressions, dampings
+
+
+def _solve(
+    scoring: Scoring,
+    network: PreTrainedModel,
+    modules: list[TrackedModule],
+    fit: Fit | None,
+    calls: dict[str, list[list[Call]]],
+) -> dict[str, Vectors]:
+    """(G + λI)⁻¹ ∇L_q under each method that solves for it, some queries at a time; staged whole for the run's own."""
+    methods = scoring.measured.among(SOLVED)
+    if not methods:
+        return {}
+    assert fit is not None  # the flow fits before it solves
+    system = System(scoring, network, modules, fit)
+    n = len(scoring.prompts)
+    few = max(1, matrix_budget() // (HELD_BY_SOLVERS * 4 * sum(m.d_out * m.columns for m in modules)))
+    found: dict[str, list[Vectors]] = {method: [] for method in methods}
+    with writing(scoring.store, "solver_residuals", scoring.run_id) as part, progress("solvers", n) as advance:
+        for start in range(0, n, few):
+            some = slice(start, start + few)
+            gradients = {
+                m.name: torch.cat([sequence_gradients(uses, m) for uses in calls[m.name][some]]) for m in modules
+            }
+            for method in methods:
+                solved = solve(system, method, gradients)
+                found[method].append({name: value.cpu() for name, value in solved.vectors.items()})
+                part.append(_residual_rows(scoring, method, some, solved))
+            advance(len(scoring.prompts[some]))
+    whole = {
+        method: {m.name: torch.cat([p[m.name] for p in parts]) for m in modules} for method, parts in found.items()
+    }
+    if scoring.method in whole:
+        path = staged_tensors_path(scoring.store, scoring.run_id, "solutions")
+        write_tensors(scoring.store, path, whole[scoring.method])
+    return whole
+
+
+def _residual_rows(scoring: Scoring, method: str, some: slice, solved: Solved) -> dict[str, list]:
+    names = [prompt.query_id for prompt in scoring.prompts[some]]
+    steps, q = solved.residuals.shape
+    return {
+        "run_id": [scoring.run_id] * (steps * q),
+        "query_id": names * steps,
+        "method": [method] * (steps * q),
+        "iteration": [k for k in range(steps) for _ in range(q)],
+        "residual": [None if math.isnan(r) else r for r in solved.residuals.flatten().tolist()],
+    }
 
 
 def _write_compressions(store: Store, run_id: str, prompts: tuple[Prompt, ...], compressions: Compressions) -> None:

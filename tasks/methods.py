@@ -8,13 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.metrics import CURVED, Damping, GradientMethod
 
-# What needs one pass of the model over the candidates, what needs one of every checkpoint, and what needs texts only.
+# What needs one pass of the model over the candidates (and before it a solver), what needs one of every checkpoint, and
+# what needs texts only.
+SolvedMethod = Literal["cg", "lissa", "arnoldi", "datainf", "diagonal", "exact"]
 TrajectoryMethod = Literal["tracin", "embedding", "tracin+embedding"]
 TextMethod = Literal["bm25plus", "random_target"]
 FilterMethod = Literal["bm25", "tfidf", "lucene"]
-Method = Literal[GradientMethod, TrajectoryMethod, TextMethod, FilterMethod, "random"]
+Method = Literal[GradientMethod, SolvedMethod, TrajectoryMethod, TextMethod, FilterMethod, "random"]
 
-GRADIENT: tuple[str, ...] = get_args(GradientMethod)
+SOLVED: tuple[str, ...] = get_args(SolvedMethod)
+GRADIENT: tuple[str, ...] = (*get_args(GradientMethod), *SOLVED)
 TRAJECTORY: tuple[str, ...] = get_args(TrajectoryMethod)
 TEXT: tuple[str, ...] = get_args(TextMethod)
 FILTER: tuple[str, ...] = get_args(FilterMethod)
@@ -50,6 +53,24 @@ class TrajectoryParameters(BaseModel):
     )
 
 
+class SolverParameters(BaseModel):
+    """How far the methods go that solve (G + λI) x = ∇L_q by products of G; λ is that of EK-FAC, module by module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequences: int = Field(1000, ge=1, le=10_000_000, description="that G is the mean of: a uniform sample")
+    iterations: int = Field(20, ge=1, le=10_000, description="of cg, at most, each a pass over the sample")
+    tolerance: float = Field(0.01, gt=0, lt=1, description="of cg: residual relative to the gradient, where it stops")
+    depth: int = Field(2000, ge=1, le=1_000_000, description="of lissa: terms of the series, at most")
+    rounds: int = Field(1, ge=1, le=1000, description="of lissa: series whose mean is taken")
+    batch: int = Field(32, ge=1, le=4096, description="of lissa: sequences of the random batch of a term")
+    alpha: float | None = Field(
+        None, gt=0, description="of lissa: its step; none: below 2 / (σ_max + λ), from the largest eigenvalue"
+    )
+    eigenpairs: int = Field(32, ge=1, le=4096, description="of arnoldi: leading eigenpairs that are kept")
+    steps: int = Field(64, ge=2, le=8192, description="of arnoldi: products that they are found from")
+
+
 class MethodParameters(BaseModel):
     """How a sequence's influence on a query is measured."""
 
@@ -63,6 +84,7 @@ class MethodParameters(BaseModel):
         100, ge=0, le=100_000, description="top sequences per query that are scored again exactly, with token shares"
     )
     trajectory: TrajectoryParameters = Field(default_factory=TrajectoryParameters)
+    solver: SolverParameters = Field(default_factory=SolverParameters)
 
     @model_validator(mode="after")
     def _once(self) -> MethodParameters:
@@ -84,4 +106,4 @@ class MethodParameters(BaseModel):
     @property
     def curved(self) -> bool:
         """Whether any of them needs factors."""
-        return bool(self.among(CURVED))
+        return bool(self.among((*CURVED, *SOLVED)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,8 @@ from tasks.compute import ComputeParameters, dtype_of
 from tasks.influence.block_diagonal import BlockDiagonal
 from tasks.influence.ekfac import Eigenbasis, IdentityMetric, Metric, relative_damping
 from tasks.influence.modules import TrackedModule
+from tasks.influence.objectives import sampled_token_gradient, true_token_gradient
+from tasks.influence.sweep import Objective
 
 GradientMethod = Literal["ekfac", "kfac", "identity"]
 CURVED = ("ekfac", "kfac")  # the methods that need factors
@@ -36,6 +39,11 @@ class Damping(BaseModel):
         if (self.relative is None) == (self.absolute is None):
             raise ValueError("damping: expected either relative or absolute, found both or neither. Set one to null.")
         return self
+
+
+def fit_objective(fisher: str, seed: int) -> Objective:
+    """What a fit differentiates: the loss of the corpus's own tokens, or of tokens drawn from the model."""
+    return true_token_gradient if fisher == "empirical" else partial(sampled_token_gradient, seed=seed)
 
 
 def metric_id(

@@ -20,7 +20,7 @@ from storage.trajectory import Checkpoint, read_trajectory
 from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters, dtype_of
 from tasks.factors import FitParameters
-from tasks.methods import FILTER, GRADIENT, TRAJECTORY, MethodParameters
+from tasks.methods import FILTER, GRADIENT, SOLVED, TRAJECTORY, MethodParameters
 from tasks.metrics import metric_id
 from tasks.results import RunFacts
 from tasks.scoring import Scoring
@@ -66,8 +66,9 @@ class Run:
         own, facts = self.method.method, self.facts
         factors_id = NO_FACTORS
         if own in GRADIENT:
+            metric = "ekfac" if own in SOLVED else own
             factors_id = metric_id(
-                fit_id, facts.model_fingerprint, self.modules, own, self.method.damping, self.compute
+                fit_id, facts.model_fingerprint, self.modules, metric, self.method.damping, self.compute
             )
         return Scoring(
             self.store,
@@ -100,7 +101,7 @@ def describe_run(
         "queries": [[p.query_id, p.prompt, p.completion] for p in prompts],
         "candidates": candidates.model_dump(),
         "fit": fit.model_dump(),
-        "method": method.model_dump(exclude=set() if checkpoints else {"trajectory"}),
+        "method": method.model_dump(exclude=_unasked(method)),
         "precision": str(dtype_of(compute)),
     }
     facts = RunFacts(
@@ -115,6 +116,12 @@ def describe_run(
     made_from += [_fingerprints(checkpoints)] if checkpoints else []
     run_id = f"run-{digest_of([*made_from, code_revision()])[:10]}"
     return Run(store, run_id, model, tuple(prompts), fit.modules, method, compute, checkpoints, facts)
+
+
+def _unasked(method: MethodParameters) -> set[str]:
+    """The parameters of methods that the run does not have: they name nothing."""
+    kinds = {"trajectory": TRAJECTORY, "solver": SOLVED}
+    return {name for name, methods in kinds.items() if not method.among(methods)}
 
 
 def _require_scores(method: MethodParameters, candidates: CandidateParameters) -> None:

@@ -27,6 +27,7 @@ from tasks.influence.queries import encode_query, preconditioned_gradients
 from tasks.influence.scores import pairwise_scores, token_scores
 from tasks.influence.sweep import sweep
 from tasks.machine import matrix_budget
+from tasks.methods import SOLVED
 from tasks.metrics import fit_of, load_metric
 from tasks.scoring import Scoring
 from tasks.selves import load_metrics, metric_sizes, squared_norms, unknown_sequences, write_self_influences
@@ -206,8 +207,11 @@ def score_exactly(job: ExactJob) -> None:
     modules = select_modules(network, scoring.modules)
     prompt = job.prompt
     encoded = encode_query(tokenizer, prompt.prompt, prompt.completion, context_length(scoring.model), prompt.query_id)
-    metric_of = partial(_metric, scoring, fit_of(store, scoring.fit_id, scoring.model), network.device)
-    gradients = preconditioned_gradients(network, modules, [encoded], metric_of)
+    if scoring.method in SOLVED:
+        gradients = _solutions(scoring, prompt, network.device)
+    else:
+        metric_of = partial(_metric, scoring, fit_of(store, scoring.fit_id, scoring.model), network.device)
+        gradients = preconditioned_gradients(network, modules, [encoded], metric_of)
     text_of = _token_texts(tokenizer)
     with (
         # Closed in reverse order: the layers appear last and say that the tokens are there.
@@ -229,6 +233,13 @@ def score_exactly(job: ExactJob) -> None:
                 tokens_part.append_table(
                     _token_rows(prompt.query_id, sequence_id, shares, modules, ids, [text_of(i) for i in ids])
                 )
+
+
+def _solutions(scoring: Scoring, prompt: Prompt, device: torch.device) -> dict[str, torch.Tensor]:
+    """What the run's solver found for one query, module by module: [1, o, i]."""
+    found = read_tensors(staged_tensors_path(scoring.store, scoring.run_id, "solutions"))
+    q = scoring.prompts.index(prompt)
+    return {name: value[q : q + 1].to(device) for name, value in found.items()}
 
 
 def _metric(scoring: Scoring, fit: Fit | None, device: torch.device, module: TrackedModule):

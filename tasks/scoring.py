@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.trajectory import Checkpoint
-
 from storage.prompts import Prompt
 from storage.store import Store
+from storage.trajectory import Checkpoint
 from tasks.compute import ComputeParameters
-from tasks.methods import GRADIENT, MethodParameters
+from tasks.methods import GRADIENT, SOLVED, MethodParameters
 from tasks.metrics import Damping
 from tasks.selves import Curvature
 
@@ -52,14 +51,14 @@ class Scoring:
 
     @property
     def curvature(self) -> Curvature:
-        """What the self-influences of this run depend on."""
+        """What the self-influences of this run depend on: EK-FAC's metric where a solver has none to multiply by."""
         return Curvature(
             self.store,
             self.model,
             self.modules,
             self.fit_id,
             self.factors_id,
-            self.method,
+            "ekfac" if self.method in SOLVED else self.method,
             self.damping,
             self.compute,
         )

@@ -36,7 +36,7 @@ def write_run(store: Store, run_id: str, n: int = 5, day: int = 0, complete: boo
         "query_compressions": {"module": ["h.0"], "rank": [4], "residual": [0.0]},
         "run_queries": {"n_prompt_tokens": [5], "n_completion_tokens": [2], "log_probability": [-3.0],
                         "n_candidates": [n], "compression_correlation": [1.0]},
-        "filter_audits": None, "checkpoint_influences": None, "hidden_similarities": None,
+        "filter_audits": None, "checkpoint_influences": None, "solver_residuals": None, "hidden_similarities": None,
     }  # fmt: skip
     assert set(values) == set(RUN_RELATIONS)
     for relation, columns in values.items():

@@ -18,6 +18,7 @@ from tasks.influence.datainf import datainf, mean_squares
 from tasks.influence.errors import InfluenceError
 from tasks.influence.exact import explicit_matrix, solve_exactly
 from tasks.influence.gauss_newton import Curvature, language_model_curvature, softmax_curvature, squared_curvature
+from tasks.influence.gradients import sequence_gradients
 from tasks.influence.lanczos import leading_eigenpairs
 from tasks.influence.lissa import Series, choose_series, koh_liang, largest_eigenvalue, lissa
 from tasks.influence.modules import select_modules
@@ -285,3 +286,17 @@ def test_mean_squares_are_the_diagonal_of_the_fisher_matrix():
     for m in modules:
         gradients = torch.stack([oracles.sequence_gradient(model, m.name, s.token_ids) for s in sequences])
         assert_agree(found[m.name].flatten(), torch.diag(oracles.fisher(gradients)), 1e-5)
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+def test_the_solve_can_sit_on_the_query_or_on_the_training_side(family):
+    model, modules, sequences, curvature = setting(family)
+    damping = {m.name: 0.2 + 0.1 * k for k, m in enumerate(modules)}
+    product = damped(curvature.gauss_newton, damping)
+    [(_, calls)] = sweep(model, modules, [collate(sequences)], true_token_gradient)
+    gradients = {m.name: sequence_gradients(calls[m.name], m).double() for m in modules}
+    solved = conjugate_gradients(product, gradients, lambda v: v, 400, 1e-9)
+    influences = flatten(solved.vectors) @ flatten(gradients).T
+    assert_agree(influences, influences.T, 1e-5)
+    dense = oracles.joint_gauss_newton(model, [m.name for m in modules], [s.token_ids for s in sequences])
+    assert_agree(influences, flatten(gradients) @ torch.tensor(solved_densely(dense, gradients, damping)).T, 1e-5)
