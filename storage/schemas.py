@@ -90,8 +90,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("token", pa.string()),
         ("influence", pa.float64()),
     ),
-    # one row per (run, query, sequence, checkpoint, parameter group): what TracIn adds up; scaled: divided by the root of
-    # the optimizer's second moments
+    # one row per (run, query, sequence, checkpoint, parameter group): what TracIn adds up; scaled: divided by the root
+    # of the optimizer's second moments
     "checkpoint_influences": _schema(
         *_RUN,
         ("checkpoint", pa.int32()),
