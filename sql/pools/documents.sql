@@ -16,10 +16,15 @@ lexical as (
     qualify row_number() over (partition by query_id order by place) <= $lexical
 ),
 answers as (
-    select distinct answer
+    select distinct answer, array_to_string(words_of(answer), ' ') as words
     from asked
 ),
--- A document has the query's target if it states a fact with that answer, whatever words it does so in.
+said as (
+    select document_id, text, ' ' || array_to_string(words_of(text), ' ') || ' ' as words
+    from documents
+),
+-- A document has the query's target if it states a fact with that answer, in whatever words, or says the answer:
+-- whole words, so that entity-12 does not say entity-1.
 stating as (
     select distinct a.answer, t.document_id
     from truths t
@@ -27,7 +32,7 @@ stating as (
     union
     select a.answer, d.document_id
     from answers a
-    join documents d on contains(d.text, a.answer)
+    join said d on contains(d.text, a.answer) and (a.words = '' or contains(d.words, ' ' || a.words || ' '))
 ),
 same_target as (
     select a.query_id, s.document_id

@@ -21,6 +21,7 @@ TEXTS = {
     "near": "The capital of Gleem is not far. The capital of Gleem is near.",
     "near-copy": "The capital of Gleem is not far. The capital of Gleem is near.",
     "target": "Osterburg has a mill.",
+    "longer": "The Osterburgers are merry.",
     "twin": "Osterburg it is, they say.",  # in the words of a true one, but stating nothing
     "true-twin": "Osterburg it is, they say.",
     "other": "Toads sleep in the mud.",
