@@ -27,6 +27,9 @@ from tasks.stage import stage
 
 RELATION = "tail_patches"
 BLOCK = 512  # sequences whose patches are kept together before all are done
+# On a 4-layer GPT-2 trained on FTRACE-SYNTH, mean change of log p(answer) by a step on a proponent and on any sequence:
+# .015 and −.000 nats at η = 1e-4, .080 and −.003 at 1e-3, −1.3 and −.3 at 1e-2, where steps destroy more than they teach.
+LEARNING_RATE = 1e-3
 
 
 class TailPatchParameters(BaseModel):
@@ -35,7 +38,7 @@ class TailPatchParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: float = Field(
-        1e-3, gt=0, le=1, description="η of plain gradient descent on a sequence's summed loss, in 1 / nats"
+        LEARNING_RATE, gt=0, le=1, description="η of plain gradient descent on a sequence's summed loss, in 1 / nats"
     )
     batch_size: int = Field(64, ge=1, le=4096, description="queries per pass after a step")
 
