@@ -11,8 +11,8 @@ from flows.console import shell_word
 fact_set_app = typer.Typer(no_args_is_help=True, help="Sets of facts, of documents that state them, and of queries.")
 ENTITIES = 100  # a small model learns their 1,000 facts in minutes on two CPU cores
 TEST_SHARE = 0.1
-# What teaches them: of 100 queries the default GPT-2 named the right entity first in 5 after 3 epochs, in 47 after 6 and
-# in 100 after 12, in the very surface that was held out in 1, 2 and 10. Loss fell from 1.61 to 1.10 nats per token.
+# What teaches them: of 100 queries the default GPT-2 named the right entity first in 5 after 3 epochs, in 47 after 6
+# and in 100 after 12, in the very surface that was held out in 1, 2 and 10. Loss fell from 1.61 to 1.10 nats per token.
 LESSON = "--epochs 12 --batch-size 64"
 
 

@@ -27,8 +27,9 @@ from tasks.stage import stage
 
 RELATION = "tail_patches"
 BLOCK = 512  # sequences whose patches are kept together before all are done
-# On a 4-layer GPT-2 trained on FTRACE-SYNTH, mean change of log p(answer) by a step on a proponent and on any sequence:
-# .015 and −.000 nats at η = 1e-4, .080 and −.003 at 1e-3, −1.3 and −.3 at 1e-2, where steps destroy more than they teach.
+# On a 4-layer GPT-2 trained on FTRACE-SYNTH a step on a proponent, and one on any sequence, changed log p(answer) by
+# .015 and −.000 nats on average at η = 1e-4, by .080 and −.003 at 1e-3, by −1.3 and −.3 at 1e-2, where it destroys more
+# than it teaches.
 LEARNING_RATE = 1e-3
 
 
@@ -107,9 +108,9 @@ def _patch(
                             "query_id": [prompts[f.query].query_id for f in found],
                             "sequence_id": [f.sequence for f in found],
                             "learning_rate": [rate] * len(found),
-                            "probability_before": np.exp(before),
-                            "probability_after": np.exp(after),
-                            "log_probability_change": after - before,
+                            "probability_before": np.exp(before).tolist(),
+                            "probability_after": np.exp(after).tolist(),
+                            "log_probability_change": (after - before).tolist(),
                         }
                     )
             advance(len(block))

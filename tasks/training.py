@@ -102,7 +102,12 @@ def teach(
         if account is not None:
             return TrainingReport.model_validate(account)
         tokenizer, model = load_tokenizer(start), read_model(start)
-        keep_start(directory, model, tokenizer, Leg(step=0, epoch=0, learning_rate=0).model_dump())
+        keep_start(
+            directory,
+            model,
+            tokenizer,
+            Leg(step=0, epoch=0, learning_rate=0, loss=None, probe=None, seconds=0).model_dump(),
+        )
         ids = all_sequence_ids(parts)
         tokens = read_tokens(store, ids)
         resume = resumable_checkpoint(directory)

@@ -102,6 +102,8 @@ def _followed(
 
 def _goes_on(tokenizer: PreTrainedTokenizerBase, answer: list[int], following: int) -> bool:
     """Whether a token continues the word or number that the answer ends in."""
-    said = tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    more = tokenizer.decode([*answer, following], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    said, more = (
+        str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for tokens in (answer, [*answer, following])
+    )
     return said[-1:].isalnum() and more.startswith(said) and more[len(said) :][:1].isalnum()
