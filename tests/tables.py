@@ -1,18 +1,27 @@
-"""Tables of two runs held against each other."""
+"""Tables of one experiment carried out twice, compared."""
 
 from __future__ import annotations
 
-from numpy.testing import assert_allclose
+import pytest
 
 
-def require_equal(far: list[tuple], near: list[tuple]) -> None:
-    """Row for row; float32 sums differ in their last digits with the number of threads and where memory lies."""
-    assert len(far) == len(near) > 0
-    for ours, theirs in zip(zip(*far, strict=True), zip(*near, strict=True), strict=True):
-        known = [value for value in theirs if value is not None]
-        assert [value is None for value in ours] == [value is None for value in theirs]
-        if known and isinstance(known[0], float):
-            found = [value for value in ours if value is not None]
-            assert_allclose(found, known, rtol=0, atol=2e-6 * max(map(abs, known)))
-        else:
-            assert ours == theirs
+def assert_same(found: dict[str, list[tuple]], expected: dict[str, list[tuple]]) -> None:
+    """Row for row: keys, texts and ranks are equal, and numbers to the rounding of float32.
+
+    Where in memory a matrix lies decides in which order its products are added up, and a walk that goes on in another
+    process has them elsewhere.
+    """
+    for relation, rows in expected.items():
+        assert [_exact(row) for row in found[relation]] == [_exact(row) for row in rows], relation
+        for mine, theirs in zip(_numbers(found[relation]), _numbers(rows), strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6 * max(map(abs, theirs))), relation
+
+
+def _exact(row: tuple) -> tuple:
+    return tuple(None if isinstance(value, float) else value for value in row)
+
+
+def _numbers(rows: list[tuple]) -> list[list[float]]:
+    """The columns of floating-point numbers."""
+    columns = [[value for value in column if isinstance(value, float)] for column in zip(*rows, strict=True)]
+    return [column for column in columns if column]

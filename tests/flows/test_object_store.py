@@ -14,7 +14,7 @@ import pytest
 import s3fs
 import worlds
 from moto.server import ThreadedMotoServer
-from tables import require_equal
+from tables import assert_same
 from tiny_runs import write_run
 from typer.testing import CliRunner
 
@@ -109,9 +109,9 @@ def test_workers_of_a_cluster_write_the_same_tables_into_the_bucket(traced, buck
 
 def assert_equal_tables(one, other):
     """Row for row, and none of them empty."""
-    for relation in RELATIONS:
-        found, expected = (ask(store, f"select * from {relation} order by all") for store in (one, other))
-        require_equal(found, expected)
+    tables = [{name: ask(store, f"select * from {name} order by all") for name in RELATIONS} for store in (one, other)]
+    assert all(tables[0].values())
+    assert_same(*tables)
 
 
 def test_the_same_experiment_again_writes_nothing(traced, bucket, gpt2, parts):
