@@ -204,7 +204,8 @@ def test_the_status_shows_what_runs_however_long_and_the_latest_failures(prefect
 
         def make(state: State, hours_ago: float, place=store.root) -> str:
             asked = {"parameters": {"store": str(place)}}
-            made = client.create_flow_run(work, parameters=asked, state=Scheduled(scheduled_time=today - timedelta(hours=hours_ago)))
+            planned = Scheduled(scheduled_time=today - timedelta(hours=hours_ago))
+            made = client.create_flow_run(work, parameters=asked, state=planned)
             client.set_flow_run_state(made.id, state, force=True)
             return str(made.id)
 
