@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from storage.checkpoints import context_length, load_model, load_tokenizer
+from storage.checkpoints import context_length, empty_model, load_model, load_tokenizer
 from storage.database import part_view, query, session
 from storage.prompts import Prompt
 from storage.sequences import read_tokens
@@ -46,7 +46,7 @@ def score_checkpoints(scoring: Scoring, workers: Workers) -> None:
     """Stage `checkpoint_influences` and `hidden_similarities` of every candidate, where a method asks for them."""
     if not set(scoring.listed) & set(TRAJECTORY):
         return
-    size = sum(parameter.size for parameter in trained_parameters(load_model(scoring.model)))
+    size = sum(parameter.size for parameter in trained_parameters(empty_model(scoring.model)))
     few = max(1, matrix_budget() // (4 * size))  # queries whose whole gradients a worker holds
     blocks = [scoring.prompts[at : at + few] for at in range(0, len(scoring.prompts), few)]
     jobs = [
