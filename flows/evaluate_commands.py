@@ -108,6 +108,8 @@ def print_study(study: FactStudy, console: Console) -> None:
         deviation = "" if found.seconds.deviation is None else f" ±{found.seconds.deviation:.1f}"
         costs.add_row(found.stage, found.methods, f"{found.seconds.mean:,.1f}{deviation}")
     console.print(costs)
+    for seed, sizes in enumerate(study.slice_sizes):
+        console.print(f"seed {seed}: " + ", ".join(f"{n:,} {of}" for of, n in sizes.items()))
     for reason, names in study.left_out.items():
         if names:
             named = ", ".join(map(printable, names[:NAMED])) + (", …" if len(names) > NAMED else "")

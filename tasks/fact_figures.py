@@ -15,13 +15,13 @@ SHOWN = 6  # methods in a plot of curves
 
 
 def present_slices(study: FactStudy) -> list[str]:
-    """The slices that have queries, what was learned first."""
-    return [of for of in ("learned", "known", "never") if study.summaries[of]]
+    """The slices that have curves of their own; all queries where one slice has nearly all of them."""
+    return study.shown_slices or [ALL]
 
 
 def marks_of_methods(study: FactStudy) -> tuple[Draw, int]:
     """MRR of each method, all queries and each slice; and how many rows."""
-    series = [ALL, *present_slices(study)] if len(present_slices(study)) > 1 else [ALL]
+    series = [ALL, *study.shown_slices]
     rows = []
     for method in study.methods(study.main_slice):
         found = [study.summaries[of].get((method, "mrr")) for of in series]
@@ -83,7 +83,7 @@ def _followed(study: FactStudy, what: str) -> tuple[Curve, ...]:
 
 def _curve(of: str, estimates: dict[int, Estimate]) -> Curve:
     steps = sorted(estimates)
-    return Curve(of, tuple(map(float, steps)), tuple(estimates[step] for step in steps))
+    return Curve("all queries" if of == ALL else of, tuple(map(float, steps)), tuple(estimates[step] for step in steps))
 
 
 def grid_of_steps(study: FactStudy) -> tuple[Draw, int]:

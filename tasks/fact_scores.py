@@ -13,7 +13,7 @@ from tasks.evaluation.forms import Form
 FIRST = 10  # sequences of each method that the model is taught once more
 TAUGHT = {"probability": f"tail_patch@{FIRST}", "nats": f"tail_patch_nats@{FIRST}"}
 CHOSEN, BASELINE, TRUTH = "chosen", "bm25plus", "truth"
-ENOUGH = 20  # queries in a slice that a table is about
+ENOUGH, FEW = 20, 5  # queries in a slice that the first table is about, and that any figure speaks of
 
 Metrics = dict[str, dict[str, float]]  # by metric and query
 
@@ -76,6 +76,12 @@ class FactStudy:
     def steps(self) -> list[int]:
         """The checkpoints that were followed, ascending."""
         return sorted(self.learning_rates)
+
+    @property
+    def shown_slices(self) -> list[str]:
+        """The slices that figures speak of: with more than a few queries, and not with all of them."""
+        counts = {of: sum(found[of] for found in self.slice_sizes) for of in ("learned", "known", "never")}
+        return [of for of, n in counts.items() if FEW * len(self.runs) <= n < sum(counts.values())]
 
     def methods(self, of: str) -> list[str]:
         """The methods, forms left out, by falling MRR in a slice."""

@@ -221,12 +221,8 @@ def figure(value: float, digits: int, signed: bool) -> str:
 
 
 def tables(study: FactStudy) -> list[Table]:
-    """Every slice that has queries, the main one first; a slice that has all of them is not shown again."""
-    rest = [of for of in ("learned", "known", "never") if sum(found[of] for found in study.slice_sizes) > 0]
-    if len(rest) == 1 and all(found[rest[0]] == sum(found.values()) for found in study.slice_sizes):
-        rest = []
-    order = dict.fromkeys([study.main_slice, ALL, *rest])
-    return [method_table(study, of) for of in order]
+    """All queries and every slice that figures speak of, the main one first."""
+    return [method_table(study, of) for of in dict.fromkeys([study.main_slice, ALL, *study.shown_slices])]
 
 
 def times(study: FactStudy) -> list[Time]:

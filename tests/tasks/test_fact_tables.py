@@ -55,14 +55,14 @@ def test_the_lessons_of_the_true_documents_stand_last_and_are_no_method_to_beat(
     assert table.rows[-1].cells[-1].value == "+.500"
 
 
-def test_a_slice_without_queries_has_no_table_and_one_with_all_of_them_is_not_shown_twice():
-    never = fact_studies.run_scores("r", {"tracin": {"a": 1.0, "b": 0.5}}, dict.fromkeys("ab", "never"))
-    assert [table.title for table in tables(fact_studies.study(never))] == ["All 2 queries"]
-    titles = [table.title for table in tables(fact_studies.study(FIRST))]
-    assert titles == [
-        "All 4 queries", "2 queries that were learned", "1 queries that were known",
-        "1 queries that were neither known nor learned",
-    ]  # fmt: skip
+def test_only_slices_that_figures_can_speak_of_have_a_table():
+    names = [f"q{k}" for k in range(30)]
+    slices = {name: "learned" if k < 22 else "known" if k < 29 else "never" for k, name in enumerate(names)}
+    shared = fact_studies.run_scores("r", {"tracin": dict.fromkeys(names, 1.0)}, slices)
+    titles = [table.title for table in tables(fact_studies.study(shared))]
+    assert titles == ["22 queries that were learned", "All 30 queries", "7 queries that were known"]
+    never = fact_studies.run_scores("r", {"tracin": dict.fromkeys(names, 1.0)}, dict.fromkeys(names, "never"))
+    assert [table.title for table in tables(fact_studies.study(never))] == ["All 30 queries"]
 
 
 def test_forms_stand_by_group_by_checkpoint_and_by_layer():
