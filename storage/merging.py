@@ -30,7 +30,7 @@ from storage.store import Store, replacing
 from storage.tables import ROW_GROUP, PartWriter, damaged, read_part, write_part
 
 # Relations that a complete run may have no file of: it asked for no such rows, or is older than they are.
-OPTIONAL = ("filter_audits", "checkpoint_influences", "hidden_similarities")
+OPTIONAL = ("filter_audits", "checkpoint_influences", "hidden_similarities", "solver_residuals")
 
 
 @dataclass(frozen=True)
