@@ -1,8 +1,9 @@
 """Tail-patch: what one training step on one sequence does to the probability of an answer.
 
-The step is plain gradient descent on the sequence's own loss, θ′ = θ − η ∇L(z), L summed over its tokens in nats; the
-change is log p(answer | prompt; θ′) − log p(answer | prompt; θ), to first order η ⟨∇ log p(answer | prompt), −∇L(z)⟩,
-the inner product that `identity` and TracIn rank by. So "contains the fact" and "teaches the fact" are two things that
+The step is plain gradient descent on the sequence's own loss, θ′ = θ − η ∇L(z)/T, the mean over its T predicted tokens
+in nats, as trainers take it: so a step is of one size however long the sequence is. The change is
+log p(answer | prompt; θ′) − log p(answer | prompt; θ), to first order (η/T) ⟨∇ log p(answer | prompt), −∇L(z)⟩, the
+inner product that `identity` and TracIn rank by. So "contains the fact" and "teaches the fact" are two things that
 can be told apart. The measure is that of Chang et al. 2024 (arXiv 2410.17413), who took the step with the optimizer of
 the model's own training; a step without an optimizer's state needs nothing but the model.
 """
@@ -74,9 +75,10 @@ def _stepped(
         loss = true_token_loss(model(**batch.model_inputs, use_cache=False).logits, batch)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():
+            step = learning_rate / max(1, int(batch.scored.sum()))
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
-                    parameter.sub_(gradient, alpha=learning_rate)
+                    parameter.sub_(gradient, alpha=step)
         yield
     finally:
         with torch.no_grad():

@@ -39,7 +39,7 @@ def test_a_step_on_the_sentence_itself_teaches_most(store, gpt2):
     for row in found.values():
         change = math.log(row["probability_after"] / row["probability_before"])
         assert row["log_probability_change"] == pytest.approx(change, rel=1e-4, abs=1e-6)
-        assert row["learning_rate"] == 1e-3
+        assert row["learning_rate"] == 0.03
 
 
 def test_only_new_pairs_are_measured_and_another_rate_measures_all(store, gpt2, monkeypatch):
@@ -56,7 +56,7 @@ def test_only_new_pairs_are_measured_and_another_rate_measures_all(store, gpt2, 
     again = measure(store, gpt2, [*PAIRS, ("q2", 7)])
     assert seen == [{0: 2}, {5: 1}, {7: 1}]
     assert {pair: again[pair] for pair in PAIRS} == first
-    faster = measure(store, gpt2, PAIRS, learning_rate=2e-3)
+    faster = measure(store, gpt2, PAIRS, learning_rate=0.06)
     assert seen[3:] == [{0: 2}, {5: 1}]
     assert set(faster) == set(PAIRS)
     assert faster["q1", 0]["log_probability_change"] > first["q1", 0]["log_probability_change"]

@@ -25,7 +25,8 @@ def log_p(model, query):
 
 
 def loss(model, sequence):
-    return -log_p(model, TokenSequence(0, sequence.token_ids, 1))
+    """Mean over the predicted tokens."""
+    return -log_p(model, TokenSequence(0, sequence.token_ids, 1)) / (len(sequence.token_ids) - 1)
 
 
 @pytest.mark.parametrize("family", list(cases.FAMILIES))
