@@ -39,7 +39,10 @@ class TailPatchParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: float = Field(
-        LEARNING_RATE, gt=0, le=1, description="η of plain gradient descent on a sequence's mean loss per token, in 1 / nats"
+        LEARNING_RATE,
+        gt=0,
+        le=1,
+        description="η of plain gradient descent on a sequence's mean loss per token, in 1 / nats",
     )
     batch_size: int = Field(64, ge=1, le=4096, description="queries per pass after a step")
 
