@@ -79,9 +79,10 @@ class FactStudy:
 
     @property
     def shown_slices(self) -> list[str]:
-        """The slices that figures speak of: with more than a few queries, and not with all of them."""
+        """The slices that figures speak of: more than a few queries are in them, and more than a few are not."""
         counts = {of: sum(found[of] for found in self.slice_sizes) for of in ("learned", "known", "never")}
-        return [of for of, n in counts.items() if FEW * len(self.runs) <= n < sum(counts.values())]
+        few, n_all = FEW * len(self.runs), sum(counts.values())
+        return [of for of, n in counts.items() if few <= n <= n_all - few]
 
     def methods(self, of: str) -> list[str]:
         """The methods, forms left out, by falling MRR in a slice."""
