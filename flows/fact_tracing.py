@@ -21,7 +21,6 @@ from storage.checkpoints import find_checkpoint
 from storage.digests import digest_of
 from storage.errors import InputError
 from storage.fact_sets import FactQuery, FactSet, read_fact_set
-from storage.sequences import corpus_parts, typical_length
 from storage.store import Store, create_store
 from storage.trajectory import read_trajectory
 from tasks.asked import as_prompt, askable, sample
@@ -63,9 +62,7 @@ class FactTracingParameters(BaseModel):
     training: TrainingParameters = Field(default_factory=lambda: TrainingParameters(epochs=10, checkpoints=8))
     cut: CutParameters = Field(default_factory=CutParameters)
     pool: PoolParameters = Field(default_factory=PoolParameters)
-    lesson: float = Field(
-        0.02, gt=0, le=10, description="η of a lesson: a plain gradient step on a sequence's loss per mean length"
-    )
+    lesson: TailPatchParameters = Field(default_factory=TailPatchParameters)
     fit: FitParameters = Field(default_factory=FitParameters)
     compute: ComputeParameters = Field(default_factory=ComputeParameters)
     cluster: str = Field("none", description="auto, local, none, or tcp://host:port of a Dask scheduler")
@@ -198,7 +195,5 @@ def _examined(
         size = parameters.compute.batch_size
         measure_recall(store, run_id, model, prompts, read_trajectory(checkpoints), size, names)
         pairs = first_pairs(store, run_id, fact_set, patched)
-        # Losses are sums over tokens: a step that a short sequence bears would wreck the model on a long one.
-        rate = parameters.lesson / typical_length(corpus_parts(store))
-        measure_tail_patches(store, run_id, model, prompts, pairs, TailPatchParameters(learning_rate=rate))
+        measure_tail_patches(store, run_id, model, prompts, pairs, parameters.lesson)
     return evaluate_facts(store, run_id, fact_set, patched, TrajectoryParameters().first_step)
