@@ -23,6 +23,7 @@ from tasks.embeddings import embed_corpus
 from tasks.factors import fit_factors
 from tasks.gradients import prepare_queries
 from tasks.index import build_index
+from tasks.methods import TEXT, TRAJECTORY
 from tasks.report import summarise
 from tasks.results import complete_run, publish
 from tasks.run import describe_run
@@ -69,8 +70,10 @@ def trace(parameters: TraceParameters) -> str:
                 prepare_queries(scoring, workers)
                 score_candidates(scoring, workers)
                 score_tokens(scoring, workers)
-                score_checkpoints(scoring, workers)
-                score_texts(scoring)
+                if parameters.method.among(TRAJECTORY):
+                    score_checkpoints(scoring, workers)
+                if parameters.method.among(TEXT):
+                    score_texts(scoring)
                 publish(scoring, run.facts)
                 audit_filter(store, run.run_id, scoring.method)
                 complete_run(scoring, run.facts, stages.finish(), device_of(workers.processors))

@@ -10,7 +10,6 @@ from storage.errors import InputError
 from storage.prompts import Prompt
 from storage.sequences import corpus_parts
 from storage.staging import has_staged, staged_writer
-from tasks.methods import TEXT
 from tasks.sampling import uniform_scores
 from tasks.scoring import Scoring
 from tasks.stage import stage
@@ -21,21 +20,19 @@ LARGEST = 100_000  # sequences whose words rank_bm25 may hold in memory, some ki
 @stage("texts")
 def score_texts(scoring: Scoring) -> None:
     """Stage `texts`: each pair's score under the methods that compare words."""
-    store, methods = scoring.store, set(scoring.listed) & set(TEXT)
+    store, methods = scoring.store, set(scoring.listed)
     if has_staged(store, scoring.run_id, "texts"):
         return
+    with session(store) as connection:
+        part_view(connection, store, "run_candidates", "candidates", scoring.run_id)
+        pairs = query(connection, "texts/candidates")
+        known = query(connection, "texts/sequences", parts=[p.name for p in corpus_parts(store)])
+    texts = dict(zip(known["sequence_id"].to_pylist(), known["text"].to_pylist(), strict=True))
+    index = _Words(texts) if "bm25plus" in methods else None
+    asked: dict[str, list[int]] = {}
+    for query_id, sequence_id in zip(pairs["query_id"].to_pylist(), pairs["sequence_id"].to_pylist(), strict=True):
+        asked.setdefault(query_id, []).append(sequence_id)
     with staged_writer(store, scoring.run_id, "texts") as part:
-        if not methods:
-            return
-        with session(store) as connection:
-            part_view(connection, store, "run_candidates", "candidates", scoring.run_id)
-            pairs = query(connection, "texts/candidates")
-            known = query(connection, "texts/sequences", parts=[p.name for p in corpus_parts(store)])
-        texts = dict(zip(known["sequence_id"].to_pylist(), known["text"].to_pylist(), strict=True))
-        index = _Words(texts) if "bm25plus" in methods else None
-        asked: dict[str, list[int]] = {}
-        for query_id, sequence_id in zip(pairs["query_id"].to_pylist(), pairs["sequence_id"].to_pylist(), strict=True):
-            asked.setdefault(query_id, []).append(sequence_id)
         for prompt in scoring.prompts:
             ids = asked.get(prompt.query_id, [])
             if index is not None:

@@ -25,7 +25,6 @@ from tasks.influence.queries import encode_query
 from tasks.influence.sweep import States, sweep_uses
 from tasks.influence.tracin import Compared, compare, group_products, query_gradients
 from tasks.machine import matrix_budget
-from tasks.methods import TRAJECTORY
 from tasks.scoring import Scoring
 from tasks.stage import stage
 
@@ -43,9 +42,7 @@ class CheckpointJob:
 
 @stage("checkpoints")
 def score_checkpoints(scoring: Scoring, workers: Workers) -> None:
-    """Stage `checkpoint_influences` and `hidden_similarities` of every candidate, where a method asks for them."""
-    if not set(scoring.listed) & set(TRAJECTORY):
-        return
+    """Stage `checkpoint_influences` and `hidden_similarities` of every candidate."""
     size = sum(parameter.size for parameter in trained_parameters(empty_model(scoring.model)))
     few = max(1, matrix_budget() // (4 * size))  # queries whose whole gradients a worker holds
     blocks = [scoring.prompts[at : at + few] for at in range(0, len(scoring.prompts), few)]

@@ -209,7 +209,8 @@ def test_the_status_shows_what_runs_however_long_and_the_latest_failures(prefect
             client.set_flow_run_state(made.id, state, force=True)
             return str(made.id)
 
-        failed = [make(Failed(), hours) for hours in (5, 4, 3, 2)]
+        # Ahead of now, so that they are the latest whatever failed in the tests before.
+        failed = [make(Failed(), -hours) for hours in (1, 2, 3, 4)]
         long = make(Running(), 70)
         make(Running(), 1, tmp_path / "another")
     shown, trouble = flow_runs(store)
