@@ -80,7 +80,9 @@ def score_checkpoint(job: CheckpointJob) -> None:
         for batch, uses, states in sweep_uses(model, names, stream, true_token_gradient, precision, job.with_states):
             pairs = asked.of(batch)
             chosen = torch.from_numpy(pairs.queries).to(model.device)
-            products, norms = (found.cpu().numpy() for found in group_products(compared, uses, queries, chosen))
+            products, norms = (
+                found.cpu().numpy() for found in group_products(compared, uses, queries, chosen, precision)
+            )
             products_part.append_table(_product_rows(job, compared, of_queries, pairs, products, norms))
             if job.with_states:
                 means = _mean_states(states, [len(tokens[i]) for i in batch.sequence_ids.tolist()])

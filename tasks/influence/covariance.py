@@ -8,8 +8,7 @@ Letters: i homogeneous input width, o output width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from tasks.influence.batches import Batch
 from tasks.influence.block_diagonal import BlockDiagonal, zeros
-from tasks.influence.gradients import scored_positions
+from tasks.influence.gradients import products_in, scored_positions
 from tasks.influence.modules import TrackedModule
 from tasks.influence.sweep import Calls
 
@@ -70,32 +69,18 @@ def covariance_sums(
 def _add_upper_gram(total: Float[Tensor, "d d"], x: Float[Tensor, "n d"]) -> None:
     """Add xᵀx to `total`, right in its upper triangle only, in float32 whatever the pass.
 
+    Small eigenvalues are differences of large entries: float32 copies of bfloat16 numbers are multiplied exactly.
+
     A symmetric product repeats itself: of BLOCKS × BLOCKS tiles only the upper ones are multiplied, which
     costs n·d²·(1 + 1/BLOCKS)/2 multiplications in place of n·d². Small matrices are not worth the cutting.
     """
     d = x.shape[1]
     width = d if d < SMALL else -(-d // BLOCKS)
-    with _exact_products(x.dtype):
+    with products_in(x.dtype):
         x = x.float()
         for start in range(0, d, width):
             rows = slice(start, min(start + width, d))
             total[rows, start:] += x[:, rows].T @ x[:, start:]
-
-
-@contextmanager
-def _exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """Multiply float32 copies of bfloat16 numbers at bfloat16's speed: nothing is rounded on the way in.
-
-    Small eigenvalues are differences of large entries, so the sums must come out in float32, which a bfloat16
-    product does not give on a CPU. "medium" lets the library round float32 factors to bfloat16, which these are.
-    """
-    before = torch.get_float32_matmul_precision()
-    if dtype == torch.bfloat16:
-        torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def add_covariances(parts: Iterable[CovarianceSums]) -> CovarianceSums:

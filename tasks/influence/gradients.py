@@ -8,6 +8,7 @@ Letters: b sequences, c some of them, t positions, i homogeneous input width, o 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,22 @@ if TYPE_CHECKING:
 
 CACHED = 2**20  # numbers that stay in a processor's cache while they are squared and summed
 HELD = 2**27  # numbers of a batch's gradients that are there together
+
+
+@contextmanager
+def products_in(precision: torch.dtype) -> Iterator[None]:
+    """Multiply float32 matrices at the speed of `precision`, with sums in float32.
+
+    "medium" lets the library round float32 factors to bfloat16: nothing is lost of numbers that came from there. A
+    product of bfloat16 matrices would round its sums too, on a CPU.
+    """
+    before = torch.get_float32_matmul_precision()
+    if precision == torch.bfloat16:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def homogeneous(

@@ -13,7 +13,7 @@ parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tasks.influence.batches import Batch
+from tasks.influence.gradients import products_in
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.parameters import TrainedParameter, owners, sequence_gradients
 from tasks.influence.sweep import Uses, sweep_uses
@@ -45,6 +46,12 @@ class Compared:
     def forms(self) -> int:
         """Plain products, and divided ones where there are divisors."""
         return 1 if self.divisors is None else 2
+
+    def weights(self, p: int) -> Float[Tensor, "k n"]:
+        """What each form multiplies the entries of a product by: one, and 1/d² where gradients are divided by d."""
+        size, divisors = self.parameters[p].size, self.divisors
+        ones = torch.ones(1, size, dtype=torch.promote_types(self.model.dtype, torch.float32), device=self.model.device)
+        return ones if divisors is None else torch.cat([ones, divisors[p].to(ones).square().reciprocal()[None]])
 
 
 @dataclass(frozen=True)
@@ -80,18 +87,21 @@ def query_gradients(compared: Compared, batches: Iterable[Batch], n: int, precis
     for batch, uses, _ in sweep_uses(model, owners(compared.parameters), batches, true_token_gradient, precision):
         for p, parameter in enumerate(compared.parameters):
             g = compared.groups.index(parameter.group)
+            weights = compared.weights(p)
             for rows, gradients in sequence_gradients(model, parameter, uses):
                 queries = batch.sequence_ids[rows]
                 held[p][queries] = gradients
-                for k, form in enumerate(_forms(compared, p, gradients)):
-                    squares[k, g, queries] += form.square().sum(1).double()
+                squares[:, g, queries] += (weights @ gradients.square().T).double()
     return QueryGradients(held, squares.sqrt())
 
 
 def group_products(
-    compared: Compared, uses: Uses, queries: QueryGradients, chosen: Int[Tensor, "u"]
+    compared: Compared, uses: Uses, queries: QueryGradients, chosen: Int[Tensor, "u"], precision: torch.dtype
 ) -> tuple[Float[Tensor, "k g u b"], Float[Tensor, "k g b"]]:
-    """Products of the chosen queries' gradients with those of a batch's sequences, and the sequences' lengths."""
+    """Products of the chosen queries' gradients with those of a batch's sequences, and the sequences' lengths.
+
+    Factors of a product are rounded to `precision`, that of the pass which they come from; its sums are float32.
+    """
     b = len(next(iter(uses.values()))[0].deltas)
     size = (compared.forms, len(compared.groups))
     products = torch.zeros(*size, len(chosen), b, dtype=torch.float64, device=chosen.device)
@@ -99,15 +109,11 @@ def group_products(
     for p, parameter in enumerate(compared.parameters):
         g = compared.groups.index(parameter.group)
         of_queries = queries.of[p] if len(chosen) == len(queries.of[p]) else queries.of[p][chosen]
+        weights = compared.weights(p)
         for rows, gradients in sequence_gradients(compared.model, parameter, uses):
-            divided = _forms(compared, p, gradients)
-            # ⟨q/d, z/d⟩ = ⟨q, z/d²⟩: the queries' gradients are divided once, in their lengths only.
-            sides = [gradients, *(form / compared.divisors[p] for form in divided[1:] if compared.divisors)]
-            for k, (form, side) in enumerate(zip(divided, sides, strict=True)):
-                products[k, g, :, rows] += (of_queries @ side.T).double()
-                squares[k, g, rows] += form.square().sum(1).double()
+            squares[:, g, rows] += (weights @ gradients.square().T).double()
+            for k, weight in enumerate(weights):  # ⟨q/d, z/d⟩ = ⟨q, z/d²⟩: the queries' gradients stay as they are
+                side = gradients * weight if k else gradients
+                with products_in(precision):
+                    products[k, g, :, rows] += (of_queries @ side.T).double()
     return products, squares.sqrt()
-
-
-def _forms(compared: Compared, p: int, gradients: Float[Tensor, "b n"]) -> Sequence[Float[Tensor, "b n"]]:
-    return [gradients] if compared.divisors is None else [gradients, gradients / compared.divisors[p]]

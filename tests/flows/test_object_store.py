@@ -36,6 +36,8 @@ from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
 from tasks.methods import MethodParameters
 
+pytestmark = pytest.mark.e2e  # every file takes requests to a server: two minutes together
+
 QUERIES = (QueryParameters(prompt="The otter went to the", completion=" harbour.", query_id="otter"),)
 
 
@@ -101,7 +103,6 @@ def test_the_tables_equal_those_of_a_store_on_a_disk(tmp_path, traced, gpt2, par
     assert_equal_tables(traced, open_store(tmp_path / "s"))
 
 
-@pytest.mark.e2e
 def test_workers_of_a_cluster_write_the_same_tables_into_the_bucket(traced, bucket, gpt2, parts):
     trace(parameters(f"{bucket}/cluster/s", gpt2, parts, cluster="local"))
     assert_equal_tables(traced, open_store(f"{bucket}/cluster/s"))

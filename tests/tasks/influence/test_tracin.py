@@ -41,7 +41,7 @@ def products(model, second_moments=None, chosen=(0, 1, 2)):
     compared = compare(model, parameters, second_moments)
     queries = query_gradients(compared, [collate(QUERIES[:2]), collate(QUERIES[2:])], len(QUERIES), torch.float32)
     for _, uses, _ in sweep_uses(model, owners(parameters), [collate(SEQUENCES)], true_token_gradient):
-        found = group_products(compared, uses, queries, torch.tensor(chosen))
+        found = group_products(compared, uses, queries, torch.tensor(chosen), torch.float32)
     return compared.groups, *(part.numpy() for part in (found[0], queries.norms, found[1]))
 
 
