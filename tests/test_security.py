@@ -77,7 +77,11 @@ CALLS = {"eval", "exec", "compile", "unsafe_load", "read_pickle"}
 
 
 def test_no_module_reads_a_pickle_or_runs_text():
-    """`torch.load`, `np.load` and `yaml.load` by any name, pickle's modules at all, eval and exec of anything."""
+    """`torch.load`, `np.load` and `yaml.load` by any name, pickle's modules at all, eval and exec of anything.
+
+    Except one: the optimizer's state beside a foreign checkpoint that the user names, which no store holds, opened so
+    that tensors and numbers are all it can be; `pickle` is there for the error of what is more.
+    """
     offenders = []
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -91,8 +95,10 @@ def test_no_module_reads_a_pickle_or_runs_text():
                 names = [node.func.id]
             elif isinstance(node, ast.Attribute) and node.attr in {"load", "read_pickle", "unsafe_load"}:
                 names = [ast.unparse(node)]
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in ast.unparse(node)
             offenders += [(path.name, name) for name in names]
-    assert offenders == []
+    assert sorted(offenders) == [("trajectory.py", "pickle"), ("trajectory.py", "torch.load")]
 
 
 def test_pickles_planted_in_a_store_stay_unread(tmp_path, gpt2, corpus, prefect_db):

@@ -20,7 +20,7 @@ from tasks.methods import MethodParameters, SolverParameters
 pytestmark = pytest.mark.usefixtures("prefect_db")
 
 ONE = r"transformer\.h\.1\.mlp\.c_proj"
-SOLVER = SolverParameters(sequences=24, iterations=60, tolerance=1e-5, depth=5000, batch=24, eigenpairs=40, steps=80)
+SOLVER = SolverParameters(sequences=24, iterations=60, tolerance=1e-5, depth=1500, batch=24, eigenpairs=40, steps=80)
 
 
 def parameters(store, model, corpus, method: MethodParameters) -> TraceParameters:

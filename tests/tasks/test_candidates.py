@@ -277,6 +277,7 @@ def test_a_killed_build_goes_on_with_the_missing_shards(tmp_path, gpt2, monkeypa
     assert candidates(store, gpt2, "killed", top_k=9) == candidates(undisturbed, gpt2, "killed", top_k=9)
 
 
+@pytest.mark.e2e
 def test_workers_killed_while_building_and_searching_change_nothing(tmp_path, gpt2):
     records = worlds.documents()
     files = [worlds.write_jsonl(tmp_path / f"{k}.jsonl", records[24 * k : 24 * k + 24]) for k in range(2)]
