@@ -91,20 +91,21 @@ def _compress(
     # A constant share, not one of this machine's memory: the form decides what is dropped.
     room = FORMS // (len(modules) * len(scoring.methods))
     rank = scoring.measured.rank
-    solutions = _solve(scoring, network, modules, fit, calls)
+    solutions, shared = _solve(scoring, network, modules, fit, calls)
     with progress("query gradients", len(modules)) as advance:
         for k, module in enumerate(modules):
             for method in scoring.methods:  # one metric and one module's gradients at a time
-                near = "ekfac" if method in SOLVED else method
-                metric = load_metric(store, fit, module, near, scoring.damping, network.device)
                 if method in SOLVED:
                     form = compress(solutions[method][module.name].__iter__, rank, positions, room)
+                    damping = shared[module.name]
                 else:
+                    metric = load_metric(store, fit, module, method, scoring.damping, network.device)
                     form = compressed_gradients(calls[module.name], module, metric, rank, positions, room)
+                    damping = metric.damping
                 tensors |= {f"{method}.{k}.{name}": tensor for name, tensor in tensors_of(form).items()}
                 if method == scoring.method:
                     compressions.append((module.name, form.rank, form.residual.tolist()))
-                    dampings[module.name] = metric.damping
+                    dampings[module.name] = damping
             advance(1)
     write_tensors(store, staged_tensors_path(store, run_id, "query_gradients"), tensors)
     return compressions, dampings
@@ -116,11 +117,14 @@ def _solve(
     modules: list[TrackedModule],
     fit: Fit | None,
     calls: dict[str, list[list[Call]]],
-) -> dict[str, Vectors]:
-    """(G + λI)⁻¹ ∇L_q under each method that solves for it, some queries at a time; staged whole for the run's own."""
+) -> tuple[dict[str, Vectors], dict[str, float]]:
+    """(G + λI)⁻¹ ∇L_q under each method that solves for it, and the λ of each module, which they share.
+
+    Some queries are solved for at a time; those of the run's own method are staged whole.
+    """
     methods = scoring.measured.among(SOLVED)
     if not methods:
-        return {}
+        return {}, {}
     assert fit is not None  # the flow fits before it solves
     system = System(scoring, network, modules, fit)
     n = len(scoring.prompts)
@@ -143,7 +147,7 @@ def _solve(
     if scoring.method in whole:
         path = staged_tensors_path(scoring.store, scoring.run_id, "solutions")
         write_tensors(scoring.store, path, whole[scoring.method])
-    return whole
+    return whole, system.damping
 
 
 def _residual_rows(scoring: Scoring, method: str, some: slice, solved: Solved) -> dict[str, list]:

@@ -112,14 +112,15 @@ def embed(
         with autocast:
             # Without the head, and of the hidden states the asked one only.
             outputs = network.base_model(**batch.model_inputs, use_cache=False, output_hidden_states=[layer])
-        mean = _mean_over_tokens(outputs.hidden_states[layer], batch)
+        mean = mean_over_tokens(outputs.hidden_states[layer], batch)
         _require_finite(mean, batch, layer)
         rows.append(functional.normalize(mean, dim=1).cpu())
         ids.append(batch.sequence_ids.cpu())
     return torch.cat(rows)[torch.cat(ids).argsort()]
 
 
-def _mean_over_tokens(states: Float[Tensor, "b t d"], batch: Batch) -> Float[Tensor, "b d"]:
+def mean_over_tokens(states: Float[Tensor, "b t d"], batch: Batch) -> Float[Tensor, "b d"]:
+    """The mean state of each sequence in float32; every token after its first must be scored, as in training."""
     tokens = 1 + batch.scored.sum(1, keepdim=True)  # each is scored but the first
     padding = torch.arange(states.shape[1], device=states.device) >= tokens
     return states.float().masked_fill(padding[:, :, None], 0.0).sum(1) / tokens

@@ -25,6 +25,7 @@ from tasks.influence.queries import encode_query
 from tasks.influence.sweep import States, sweep_uses
 from tasks.influence.tracin import Compared, compare, group_products, query_gradients
 from tasks.machine import matrix_budget
+from tasks.neighbours import mean_over_tokens
 from tasks.scoring import Scoring
 from tasks.stage import stage
 
@@ -85,22 +86,21 @@ def score_checkpoint(job: CheckpointJob) -> None:
             )
             products_part.append_table(_product_rows(job, compared, of_queries, pairs, products, norms))
             if job.with_states:
-                means = _mean_states(states, [len(tokens[i]) for i in batch.sequence_ids.tolist()])
-                states_part.append_table(_state_rows(job, pairs, states_of_queries, means))
+                states_part.append_table(_state_rows(job, pairs, states_of_queries, _mean_states(states, batch)))
 
 
 def _query_states(
     model: PreTrainedModel, encoded: Sequence[TokenSequence], size: int, precision: torch.dtype
 ) -> np.ndarray:
-    """Mean hidden states of the queries: [layer, query, width]."""
+    """Mean hidden states of the queries, over all of their tokens: [layer, query, width]."""
     order, found = [], []
     autocast = torch.autocast(model.device.type, precision, enabled=precision != torch.float32)
-    for batch in batches(encoded, size, model.device):
+    whole = [TokenSequence(query.sequence_id, query.token_ids) for query in encoded]
+    for batch in batches(whole, size, model.device):
         with autocast, torch.no_grad():
             states = model.base_model(**batch.model_inputs, use_cache=False, output_hidden_states=True).hidden_states
-        ids = batch.sequence_ids.tolist()
-        order.extend(ids)
-        found.append(_mean_states(states, [len(encoded[k].token_ids) for k in ids]))
+        order.extend(batch.sequence_ids.tolist())
+        found.append(_mean_states(states, batch))
     return np.concatenate(found, axis=1)[:, np.argsort(order)]
 
 
@@ -196,9 +196,6 @@ def _pair_columns(job: CheckpointJob, pairs: Pairs, times: int) -> dict[str, pa.
     }
 
 
-def _mean_states(states: States, lengths: list[int]) -> np.ndarray:
-    """Mean hidden states over a sequence's own positions, in float64: [layer, b, width]."""
-    n = torch.tensor(lengths, device=states[0].device)
-    own = (torch.arange(states[0].shape[1], device=n.device) < n[:, None])[:, :, None]
-    means = [state.float().masked_fill(~own, 0.0).sum(1) / n[:, None] for state in states]
-    return torch.stack(means).double().cpu().numpy()
+def _mean_states(states: States, batch: Batch) -> np.ndarray:
+    """Mean hidden states of a batch, layer by layer, in float64: [layer, b, width]."""
+    return torch.stack([mean_over_tokens(state, batch) for state in states]).double().cpu().numpy()

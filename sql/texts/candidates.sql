@@ -1,4 +1,4 @@
--- grain: one row per (query, sequence) of a run's candidates
-select distinct query_id, sequence_id
+-- grain: one row per query of a run, with the sequences that are its candidates
+select query_id, list(distinct sequence_id order by sequence_id) as sequence_ids
 from run_candidates
-order by query_id, sequence_id
+group by query_id

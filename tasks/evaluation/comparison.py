@@ -100,9 +100,3 @@ def choose_on_other_half(variants: Mapping[str, Mapping[str, float]], half_of: M
         means = {name: math.fsum(values[query] for query in others) / len(others) for name, values in variants.items()}
         chosen[half] = max(means, key=lambda name: means[name])  # max keeps the first of equals
     return chosen
-
-
-def cross_fitted(variants: Mapping[str, Mapping[str, float]], half_of: Mapping[str, int]) -> dict[str, float]:
-    """Each query's value under the variant that the other half chose."""
-    chosen = choose_on_other_half(variants, half_of)
-    return {query: variants[chosen[half]][query] for query, half in half_of.items()}

@@ -29,11 +29,6 @@ class Solved:
     vectors: Vectors
     residuals: Float[Tensor, "k q"]  # ‖b − A x‖ / ‖b‖
 
-    @property
-    def converged(self) -> Float[Tensor, "q"]:
-        """The last residual of each right-hand side."""
-        return self.residuals[-1]
-
 
 def conjugate_gradients(
     product: Product, right: Vectors, precondition: Product, iterations: int, tolerance: float

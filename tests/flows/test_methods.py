@@ -192,6 +192,14 @@ def test_bm25plus_is_that_of_rank_bm25_and_the_random_target_says_who_says_the_c
     assert all(0 <= score < 2 for score in says.values())
 
 
+def test_an_answer_that_is_part_of_a_longer_word_is_not_said(world, tmp_path):
+    asked = parameters(world, tmp_path / "s", MethodParameters(method="random_target"))
+    part = QueryParameters(prompt=PROMPT, completion=" har", query_id="part")
+    trace(asked.model_copy(update={"queries": (part, *asked.queries)}))
+    said = "select query_id, count(*) from influences where influence >= 1 group by query_id"
+    assert dict(ask(tmp_path / "s", said)) == {"otter": sum("harbour." in text for text in texts())}
+
+
 def test_whole_gradients_in_groups_of_queries_and_batches_change_nothing(world, compared, tmp_path, monkeypatch):
     store, run = compared
     asked = TrajectoryParameters(checkpoints=str(world[0] / "checkpoints"))

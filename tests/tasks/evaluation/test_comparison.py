@@ -7,7 +7,6 @@ import pytest
 
 from tasks.evaluation.comparison import (
     choose_on_other_half,
-    cross_fitted,
     halves,
     seed_values,
     summarise,
@@ -62,6 +61,12 @@ def test_queries_about_one_fact_share_a_half_and_the_halves_are_even():
     half = halves({f"q{k}": f"fact {k // 2}" for k in range(100)})
     assert all(half[f"q{2 * k}"] == half[f"q{2 * k + 1}"] for k in range(50))
     assert sum(half.values()) == 50
+
+
+def cross_fitted(variants, half_of):
+    """Each query's value under the variant that the other half chose."""
+    chosen = choose_on_other_half(variants, half_of)
+    return {query: variants[chosen[half]][query] for query, half in half_of.items()}
 
 
 def test_a_variant_is_chosen_on_the_other_half_alone():
