@@ -6,7 +6,6 @@ non-zero exit code; --debug shows where they came from.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -21,9 +20,29 @@ from flows.console import StoreOption, make_console, shell_word
 from flows.evaluate_commands import evaluate_app
 from flows.fact_sets import fact_set_app, train
 from flows.operations import retry, status, submit
+from flows.options import (
+    BadOption,
+    BatchOption,
+    BlocksOption,
+    ClusterOption,
+    FisherOption,
+    FitOption,
+    LengthOption,
+    ModelOption,
+    ModulesOption,
+    PackingOption,
+    PrecisionOption,
+    RevisionOption,
+    SchedulerOption,
+    TermsOption,
+    corpus_words,
+    damping_words,
+    fit_words,
+)
 from flows.run_commands import runs_app
 from flows.store_commands import store_app
-from storage.errors import HeadwaterError, InputError
+from flows.trace_command import trace
+from storage.errors import HeadwaterError
 from storage.text import printable
 from tasks.influence.errors import InfluenceError
 
@@ -33,21 +52,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Traces what a language model says back to the training text that taught it.",
 )
-
-ModelOption = Annotated[str, typer.Option("--model", help="model directory, or a repository of the hub")]
-RevisionOption = Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")]
-ClusterOption = Annotated[str, typer.Option(help="auto, local, none, or the address of a Dask scheduler")]
-SchedulerOption = Annotated[str | None, typer.Option(help="address of a Dask scheduler, tcp://host:port")]
-ModulesOption = Annotated[str, typer.Option(help="mlp, attention, all, or a regular expression on module names")]
-FitOption = Annotated[int, typer.Option("--fit-sequences", help="sequences that the factors are fitted on")]
-FisherOption = Annotated[str, typer.Option(help="labels of the fit: sampled (true Fisher) or empirical")]
-BlocksOption = Annotated[int, typer.Option(help="diagonal blocks of A and S: less memory, a coarser basis")]
-BatchOption = Annotated[int, typer.Option(help="sequences per scoring pass")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
-LengthOption = Annotated[int | None, typer.Option(help="tokens per training sequence; default: the context")]
-PackingOption = Annotated[str, typer.Option(help="document, or concatenate: sequences may cross documents")]
-TermsOption = Annotated[str, typer.Option(help="what lexical filters count: tokens, or words in lower case")]
-BadOption = Annotated[str, typer.Option(help="empty and non-UTF-8 documents: refuse or skip")]
 
 
 @app.command()
@@ -81,7 +85,7 @@ def ingest(
         {
             "store": store,
             "model": {"name": model, "revision": revision},
-            "corpus": _corpus(inputs, sequence_length, packing, bad_documents),
+            "corpus": corpus_words(inputs, sequence_length, packing, bad_documents),
             "cluster": scheduler or cluster,
         }
     )
@@ -127,7 +131,7 @@ def fit(
         {
             "store": store,
             "model": {"name": model, "revision": revision},
-            "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
+            "fit": fit_words(modules, fit_sequences, fisher, blocks, seed),
             "compute": {"precision": precision},
             "cluster": scheduler or cluster,
         }
@@ -163,9 +167,9 @@ def self_influence(
         {
             "store": store,
             "model": {"name": model, "revision": revision},
-            "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
+            "fit": fit_words(modules, fit_sequences, fisher, blocks, seed),
             "method": method,
-            "damping": _damping(damping, absolute_damping),
+            "damping": damping_words(damping, absolute_damping),
             "compute": {"batch_size": batch_size, "precision": precision},
             "cluster": scheduler or cluster,
         }
@@ -174,116 +178,7 @@ def self_influence(
     print_outliers(store, factors_id, measured, make_console(), top)
 
 
-@app.command()
-def trace(
-    store: StoreOption,
-    model: ModelOption,
-    queries: Annotated[str | None, typer.Option(help="JSON lines with prompt, completion, query_id")] = None,
-    prompt: Annotated[str | None, typer.Option(help="what the model was given")] = None,
-    completion: Annotated[str | None, typer.Option(help="what it said")] = None,
-    corpus: Annotated[list[str] | None, typer.Option(help="corpus files to ingest first, if new")] = None,
-    revision: RevisionOption = None,
-    sequence_length: LengthOption = None,
-    packing: PackingOption = "document",
-    bad_documents: BadOption = "refuse",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="ekfac, kfac, identity (gradient dot), tracin, embedding, tracin+embedding, bm25plus, bm25, tfidf, "
-            "lucene, random_target or random"
-        ),
-    ] = "ekfac",
-    beside: Annotated[list[str] | None, typer.Option(help="further methods for comparison; may repeat")] = None,
-    checkpoints: Annotated[str | None, typer.Option(help="directory of a training's checkpoints, for tracin")] = None,
-    first_step: Annotated[int, typer.Option(help="checkpoints of earlier optimizer steps are left out")] = 1,
-    parameter_group: Annotated[
-        list[str] | None,
-        typer.Option(help="of tracin: all (default), embedding, head, blocks, 'block N' or other; may repeat"),
-    ] = None,
-    normalise: Annotated[str, typer.Option(help="of tracin: unit (cosine), local or none (dot product)")] = "unit",
-    weights: Annotated[str, typer.Option(help="of the checkpoints: mean or learning_rate")] = "mean",
-    second_moments: Annotated[bool, typer.Option(help="divide gradients by the optimizer's root mean squares")] = False,
-    hidden_layer: Annotated[
-        list[int] | None, typer.Option(help="layer of the method embedding; 0: the embedding's output; may repeat")
-    ] = None,
-    damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
-    absolute_damping: Annotated[float | None, typer.Option(help="λ itself, instead")] = None,
-    rank: Annotated[int, typer.Option(help="singular directions kept of each query gradient")] = 32,
-    rescore: Annotated[int, typer.Option(help="top sequences scored again exactly, with tokens")] = 100,
-    filter: Annotated[
-        list[str] | None,
-        typer.Option(help="bm25 (default), lucene, bm25plus, tfidf, embedding, or none: every sequence; may repeat"),
-    ] = None,
-    terms: TermsOption = "tokens",
-    where: Annotated[
-        str | None, typer.Option(help="SQL expression that candidates fulfil, as \"source = 'x' and n_tokens > 50\"")
-    ] = None,
-    embedding_layer: Annotated[int, typer.Option(help="layer that the embedding filter compares; -1: the last")] = -1,
-    skip_broken: Annotated[bool, typer.Option(help="leave out index shards that cannot be read")] = False,
-    candidates: Annotated[int, typer.Option(help="sequences that the filter keeps per query")] = 10_000,
-    unfiltered: Annotated[int, typer.Option(help="size of a uniform sample scored beside them")] = 0,
-    modules: ModulesOption = "mlp",
-    fit_sequences: FitOption = 10_000,
-    fisher: FisherOption = "sampled",
-    blocks: BlocksOption = 1,
-    seed: int = 0,
-    batch_size: BatchOption = 16,
-    precision: PrecisionOption = "auto",
-    cluster: ClusterOption = "auto",
-    scheduler: SchedulerOption = None,
-    top: Annotated[int, typer.Option(help="sequences printed per query")] = 10,
-) -> None:
-    """The training sequences that raised a completion's probability; runs whatever stage is missing."""
-    from flows.parameters import TraceParameters
-    from flows.terminal import print_answers, print_next
-    from flows.trace import trace as trace_flow
-    from storage.prompts import make_prompt, read_prompts
-
-    if (queries is None) == (prompt is None and completion is None):
-        raise InputError(
-            "query",
-            expected="either --queries FILE or --prompt with --completion",
-            found="both" if queries else "neither",
-            remedy="Give one of them.",
-        )
-    asked = read_prompts(queries) if queries else [make_prompt(prompt or "", completion or "")]
-    parameters = TraceParameters.model_validate(
-        {
-            "store": store,
-            "model": {"name": model, "revision": revision},
-            "queries": [
-                {"prompt": p.prompt, "completion": p.completion, "query_id": p.query_id,
-                 "metadata": json.loads(p.metadata)}
-                for p in asked
-            ],
-            "corpus": _corpus(corpus or [], sequence_length, packing, bad_documents),
-            "candidates": {
-                "filters": filter or ["bm25"],
-                "terms": terms,
-                "top_k": candidates,
-                "unfiltered": unfiltered,
-                "seed": seed,
-                "where": where,
-                "embedding_layer": embedding_layer,
-                "skip_broken": skip_broken,
-            },
-            "fit": _fit(modules, fit_sequences, fisher, blocks, seed),
-            "method": {
-                "method": method, "beside": beside or [], "damping": _damping(damping, absolute_damping),
-                "rank": rank, "rescore": rescore,
-                "trajectory": {
-                    "checkpoints": checkpoints, "first_step": first_step, "normalise": normalise, "weights": weights,
-                    "parameter_groups": parameter_group or ["all"], "second_moments": second_moments,
-                    "hidden_layers": hidden_layer or [0],
-                },
-            },
-            "compute": {"batch_size": batch_size, "precision": precision},
-            "cluster": scheduler or cluster,
-        }
-    )  # fmt: skip
-    run_id = trace_flow(parameters)
-    print_answers(store, run_id, make_console(), top=top)
-    print_next(store, run_id, make_console())
+app.command()(trace)
 
 
 @app.command()
@@ -344,7 +239,7 @@ def check(
 
     path, console = find_checkpoint(model, revision), make_console()
     opened = open_store(store) if store else None
-    fit = FitParameters.model_validate(_fit(modules, fit_sequences, fisher, blocks, seed))
+    fit = FitParameters.model_validate(fit_words(modules, fit_sequences, fisher, blocks, seed))
     compute = ComputeParameters.model_validate({"batch_size": batch_size, "precision": precision})
     room = require_room(path, fit)
     print_coverage(path, modules, console)
@@ -363,23 +258,6 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
 app.add_typer(fact_set_app, name="fact-set")
 app.add_typer(evaluate_app, name="evaluate")
-
-
-def _fit(modules: str, sequences: int, fisher: str, blocks: int, seed: int) -> dict:
-    return {"modules": modules, "sequences": sequences, "fisher": fisher, "blocks": blocks, "seed": seed}
-
-
-def _damping(relative: float, absolute: float | None) -> dict:
-    return {"relative": relative} if absolute is None else {"relative": None, "absolute": absolute}
-
-
-def _corpus(inputs: list[str], sequence_length: int | None, packing: str, bad_documents: str) -> dict:
-    return {
-        "inputs": inputs,
-        "sequence_length": sequence_length,
-        "packing": packing,
-        "bad_documents": bad_documents,
-    }
 
 
 def main() -> None:
