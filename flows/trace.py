@@ -68,10 +68,10 @@ def trace(parameters: TraceParameters) -> str:
                 scoring = run.scoring(fit_id)
                 run.note_use(scoring.factors_id)
                 prepare_queries(scoring, workers)
-                score_candidates(scoring, workers)
-                score_tokens(scoring, workers)
                 if parameters.method.among(TRAJECTORY):
                     score_checkpoints(scoring, workers)
+                score_candidates(scoring, workers)
+                score_tokens(scoring, workers)
                 if parameters.method.among(TEXT):
                     score_texts(scoring)
                 publish(scoring, run.facts)

@@ -44,8 +44,8 @@ def trace(
     method: Annotated[
         str,
         typer.Option(
-            help="ekfac, kfac, diagonal, identity (gradient dot), exact, cg, lissa, arnoldi, datainf, tracin, embedding, "
-            "tracin+embedding, bm25plus, bm25, tfidf, lucene, random_target or random"
+            help="ekfac, kfac, diagonal, identity (gradient dot), exact, cg, lissa, arnoldi, datainf, tracin, "
+            "embedding, tracin+embedding, bm25plus, bm25, tfidf, lucene, random_target or random"
         ),
     ] = "ekfac",
     beside: Annotated[list[str] | None, typer.Option(help="further methods for comparison; may repeat")] = None,

@@ -36,12 +36,13 @@ COLUMNS = {
     TAUGHT["probability"]: "taught, Δp",
     TAUGHT["nats"]: "taught, Δ log p",
 }
-# What runs in which stage, as `runs.stages` has them.
+# What runs in which stage, as `runs.stages` has them; gradients are compared in the last checkpoint's pass, where it is
+# the run's model, and otherwise in scores.
 STAGES = {
     "factors": ("ekfac", "kfac"),
     "query gradients": ("ekfac", "kfac", "identity"),
+    "checkpoints": ("tracin", "embedding", "tracin+embedding", "ekfac", "kfac", "identity"),
     "scores": ("ekfac", "kfac", "identity"),
-    "checkpoints": ("tracin", "embedding", "tracin+embedding"),
     "texts": ("bm25plus", "random_target"),
 }
 NOTES = {
@@ -236,5 +237,5 @@ def times(study: FactStudy) -> list[Time]:
             spread([cost.get(stage, {}).get("seconds", 0.0) for cost in costs]),
         )
         for stage, methods in STAGES.items()
-        if asked & set(methods)
+        if asked & set(methods) and any(stage in cost for cost in costs)
     ]

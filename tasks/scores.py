@@ -10,30 +10,36 @@ import pyarrow as pa
 import torch
 
 from storage.checkpoints import context_length, load_model, load_tokenizer
-from storage.database import part_view, query, session
+from storage.database import query, session
 from storage.factors import Fit
 from storage.prompts import Prompt
 from storage.sequences import read_tokens
 from storage.staging import has_staged, staged_tensors_path, staged_writer, view_staged
-from storage.tensors import read_tensors, tensor_bytes, tensor_names
+from storage.tensors import read_tensors
 from tasks.compute import dtype_of
 from tasks.fanout import Workers, fan_out
+from tasks.gradient_scores import (
+    Block,
+    GradientPass,
+    candidate_blocks,
+    held_bytes,
+    is_scored,
+    merge,
+    unknown_selves,
+    write_block,
+)
 from tasks.influence.batches import TokenSequence, batches
-from tasks.influence.compression import Compressed, restore
 from tasks.influence.footprint import module_groups
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.queries import encode_query, preconditioned_gradients
-from tasks.influence.scores import pairwise_scores, token_scores
+from tasks.influence.scores import token_scores
 from tasks.influence.sweep import sweep
 from tasks.machine import matrix_budget
 from tasks.methods import SOLVED
 from tasks.metrics import fit_of, load_metric
 from tasks.scoring import Scoring
-from tasks.selves import load_metrics, metric_sizes, squared_norms, unknown_sequences, write_self_influences
 from tasks.stage import stage
-
-BLOCK = 512  # candidate sequences per job: the unit of resumption
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,7 @@ class BlockJob:
     """One block of candidate sequences."""
 
     scoring: Scoring
-    block: int
-    sequence_ids: tuple[int, ...]
+    block: Block
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,7 @@ class ExactJob:
 @stage("scores")
 def score_candidates(scoring: Scoring, workers: Workers) -> None:
     """Stage `scored` for every candidate, and `self_influences` for those that have none yet."""
-    if not scoring.methods:
-        return
-    with session(scoring.store) as connection:
-        part_view(connection, scoring.store, "run_candidates", "candidates", scoring.run_id)
-        ids = query(connection, "scores/candidate_sequences")["sequence_id"].to_numpy()
-    blocks = np.array_split(ids, range(BLOCK, len(ids), BLOCK))
-    jobs = [BlockJob(scoring, k, tuple(block.tolist())) for k, block in enumerate(blocks) if len(block)]
+    jobs = [BlockJob(scoring, block) for block in candidate_blocks(scoring)]
     fan_out(workers.model, score_block, jobs, "scores", workers.model_resources)
 
 
@@ -97,49 +96,21 @@ def score_block(job: BlockJob) -> None:
 
     Where memory holds the factors of all modules there is one group; no number depends on the grouping.
     """
-    scoring, store = job.scoring, job.scoring.store
-    # Only the run's own method ranks by self-influence, and one without gradients has none.
-    has_selves = scoring.method in scoring.methods
-    unknown = unknown_sequences(scoring.curvature, job.sequence_ids) if has_selves else np.array([])
-    # Scores may have been staged by an earlier attempt whose self-influences have been deleted since.
-    if has_staged(store, scoring.run_id, "scored", str(job.block)) and not len(unknown):
+    scoring = job.scoring
+    if is_scored(scoring, job.block):
         return
     network = load_model(scoring.model)
     modules = select_modules(network, scoring.modules)
-    # A pass over sequences whose self-influence is known needs no factors.
-    forms = [_form_bytes(scoring, k) for k in range(len(modules))]
-    factors = metric_sizes(scoring.curvature, modules) if len(unknown) else [0] * len(modules)
-    sizes = [a + b for a, b in zip(forms, factors, strict=True)]
-    order: np.ndarray = np.array([])
-    scores, selves = [], 0.0
-    for group in module_groups(sizes, matrix_budget()):
-        order, found, norms = _score_group(job, network, [modules[k] for k in group], group, bool(len(unknown)))
-        scores.append(found)
-        selves = selves + norms
-    if len(unknown):
-        new = np.isin(order, unknown)
-        write_self_influences(scoring.curvature, f"{scoring.run_id}-{job.block}", order[new], selves[:, new])
-    _write_scores(job, order, np.concatenate(scores))
-
-
-def _score_group(job: BlockJob, network, modules: list[TrackedModule], numbers: list[int], with_selves: bool):
-    """Sequence ids in the order of the pass, scores [module, query, sequence], squared norms [2, sequence]."""
-    scoring = job.scoring
-    queries = _compressed_queries(scoring, numbers, network.device)
-    metrics = load_metrics(scoring.curvature, modules, network.device) if with_selves else {}
-    scores, selves, order = [], [], []
-    for batch, calls in _passes(scoring, network, modules, job.sequence_ids, dtype_of(scoring.compute)):
-        order.extend(batch.sequence_ids.tolist())
-        uses = [(calls[module.name], module) for module in modules]
-        of_modules = [
-            torch.cat([pairwise_scores(c, m, form) for form in forms])
-            for (c, m), forms in zip(uses, queries, strict=True)
-        ]
-        scores.append(torch.stack(of_modules).cpu())
-        if metrics:
-            selves.append(squared_norms(metrics, calls, modules))
-    norms = torch.cat(selves, dim=1).numpy() if selves else np.zeros((2, len(order)))
-    return np.array(order), torch.cat(scores, dim=2).numpy(), norms
+    with_selves = bool(len(unknown_selves(scoring, job.block)))
+    groups = []
+    for group in module_groups(held_bytes(scoring, modules, with_selves), matrix_budget()):
+        compared = GradientPass(scoring, network, [modules[k] for k in group], group, with_selves)
+        for batch, calls in _passes(
+            scoring, network, compared.modules, job.block.sequence_ids, dtype_of(scoring.compute)
+        ):
+            compared.add(batch, calls)
+        groups.append(compared.sums())
+    write_block(scoring, job.block, merge(groups))
 
 
 def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_ids, precision: torch.dtype):
@@ -147,55 +118,6 @@ def _passes(scoring: Scoring, network, modules: list[TrackedModule], sequence_id
     sequences = [TokenSequence(i, tokens[i]) for i in sequence_ids]
     stream = batches(sequences, scoring.compute.batch_size, network.device)
     return sweep(network, modules, stream, true_token_gradient, precision)
-
-
-def _form_bytes(scoring: Scoring, k: int) -> int:
-    """What the query gradients of one module take, under all methods."""
-    sizes = tensor_bytes(staged_tensors_path(scoring.store, scoring.run_id, "query_gradients"))
-    return sum(size for name, size in sizes.items() if name.split(".")[1] == str(k))
-
-
-def _compressed_queries(scoring: Scoring, numbers: list[int], device: torch.device) -> list[list[Compressed]]:
-    """Per module, the queries under each method."""
-    path = staged_tensors_path(scoring.store, scoring.run_id, "query_gradients")
-    names = tensor_names(path)
-
-    def form(method: str, k: int) -> Compressed:
-        mine = [name for name in names if name.startswith(f"{method}.{k}.")]
-        return restore({name.split(".")[2]: tensor.to(device) for name, tensor in read_tensors(path, mine).items()})
-
-    return [[form(method, k) for method in scoring.methods] for k in numbers]
-
-
-def _write_scores(job: BlockJob, sequence_ids: np.ndarray, scores: np.ndarray) -> None:
-    """Keep the (query, sequence) pairs that are candidates; scores are [module, method × query, sequence]."""
-    scoring = job.scoring
-    with session(scoring.store) as connection:
-        part_view(connection, scoring.store, "run_candidates", "candidates", scoring.run_id)
-        wanted = query(
-            connection, "scores/candidate_pairs", first=int(sequence_ids.min()), last=int(sequence_ids.max())
-        )
-    rows_of = {prompt.query_id: q for q, prompt in enumerate(scoring.prompts)}
-    names = pa.array([prompt.query_id for prompt in scoring.prompts])
-    q = np.array([rows_of[name] for name in wanted["query_id"].to_pylist()])
-    order = np.argsort(sequence_ids)
-    ids = wanted["sequence_id"].to_numpy()
-    column = order[np.searchsorted(sequence_ids[order], ids)]
-    n_modules, n = scores.shape[0], len(ids)
-    with staged_writer(scoring.store, scoring.run_id, "scored", str(job.block)) as part:
-        for m, method in enumerate(scoring.methods):
-            kept = scores[:, m * len(scoring.prompts) + q, column]
-            part.append_table(
-                pa.table(
-                    {
-                        "query_id": names.take(pa.array(np.tile(q, n_modules))),
-                        "method": pa.repeat(method, n_modules * n),
-                        "sequence_id": np.tile(ids, n_modules),
-                        "module": np.repeat(np.arange(n_modules, dtype=np.int16), n),
-                        "influence": kept.ravel(),
-                    }
-                )
-            )
 
 
 def score_exactly(job: ExactJob) -> None:

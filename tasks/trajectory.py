@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from storage.checkpoints import context_length, empty_model, load_model, load_tokenizer
+from storage.checkpoints import context_length, empty_model, load_model, load_tokenizer, model_fingerprint
 from storage.database import part_view, query, session
 from storage.prompts import Prompt
 from storage.sequences import read_tokens
@@ -18,7 +18,19 @@ from storage.staging import has_staged, staged_writer
 from storage.trajectory import Checkpoint, read_second_moments
 from tasks.compute import dtype_of
 from tasks.fanout import Workers, fan_out
+from tasks.gradient_scores import (
+    Block,
+    GradientPass,
+    candidate_blocks,
+    held_bytes,
+    is_scored,
+    unknown_selves,
+    write_block,
+)
 from tasks.influence.batches import Batch, TokenSequence, batches
+from tasks.influence.capture import tracked_calls
+from tasks.influence.footprint import FLOAT32
+from tasks.influence.modules import select_modules
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.parameters import owners, require_autograd, trained_parameters
 from tasks.influence.queries import encode_query
@@ -39,24 +51,32 @@ class CheckpointJob:
     name: str
     prompts: tuple[Prompt, ...]
     with_states: bool
+    blocks: tuple[Block, ...] = ()  # that the gradient methods may be given in this pass
 
 
 @stage("checkpoints")
 def score_checkpoints(scoring: Scoring, workers: Workers) -> None:
     """Stage `checkpoint_influences` and `hidden_similarities` of every candidate."""
     size = sum(parameter.size for parameter in trained_parameters(empty_model(scoring.model)))
-    few = max(1, matrix_budget() // (4 * size))  # queries whose whole gradients a worker holds
+    few = max(1, matrix_budget() // (FLOAT32 * size))  # queries whose whole gradients a worker holds
     blocks = [scoring.prompts[at : at + few] for at in range(0, len(scoring.prompts), few)]
+    last = scoring.checkpoints[-1]
     jobs = [
-        CheckpointJob(scoring, checkpoint, f"{checkpoint.step}-{k}", block, checkpoint == scoring.checkpoints[-1])
+        CheckpointJob(scoring, checkpoint, f"{checkpoint.step}-{k}", block, checkpoint == last)
         for checkpoint in scoring.checkpoints
         for k, block in enumerate(blocks)
     ]
+    if len(blocks) == 1 and model_fingerprint(last.path) == model_fingerprint(scoring.model):
+        jobs[-1] = replace(jobs[-1], blocks=tuple(candidate_blocks(scoring)))
     fan_out(workers.model, score_checkpoint, jobs, "checkpoints", workers.model_resources)
 
 
 def score_checkpoint(job: CheckpointJob) -> None:
-    """Compare the job's queries with their candidates at one checkpoint, in one pass over the candidates."""
+    """Compare the job's queries with their candidates at one checkpoint, in one pass over the candidates.
+
+    Where the checkpoint is the run's model and memory holds both, the gradient methods share the pass: the scores
+    stage then finds its blocks.
+    """
     scoring, store = job.scoring, job.scoring.store
     # The products appear last and say that the similarities are there.
     if has_staged(store, scoring.run_id, "checkpoint_influences", job.name):
@@ -73,7 +93,7 @@ def score_checkpoint(job: CheckpointJob) -> None:
     asked = Candidates(job)
     tokens = read_tokens(store, asked.sequence_ids)
     stream = batches([TokenSequence(i, tokens[i]) for i in asked.sequence_ids.tolist()], size, model.device)
-    names = owners(compared.parameters)
+    names, beside = owners(compared.parameters), _gradient_pass(job, model, compared)
     with (
         staged_writer(store, scoring.run_id, "checkpoint_influences", job.name) as products_part,
         staged_writer(store, scoring.run_id, "hidden_similarities", job.name) as states_part,
@@ -87,6 +107,25 @@ def score_checkpoint(job: CheckpointJob) -> None:
             products_part.append_table(_product_rows(job, compared, of_queries, pairs, products, norms))
             if job.with_states:
                 states_part.append_table(_state_rows(job, pairs, states_of_queries, _mean_states(states, batch)))
+            if beside:
+                beside.add(batch, tracked_calls(model, beside.modules, uses))
+        if beside:
+            found = beside.sums()
+            for block in job.blocks:
+                write_block(scoring, block, found)
+
+
+def _gradient_pass(job: CheckpointJob, model: PreTrainedModel, compared: Compared) -> GradientPass | None:
+    """What compares the candidates under the gradient methods, where any is left to do and memory holds it too."""
+    open_blocks = [block for block in job.blocks if not is_scored(job.scoring, block)]
+    if not open_blocks:
+        return None
+    modules = select_modules(model, job.scoring.modules)
+    with_selves = any(len(unknown_selves(job.scoring, block)) for block in open_blocks)
+    whole = FLOAT32 * len(job.prompts) * sum(parameter.size for parameter in compared.parameters)
+    if whole + sum(held_bytes(job.scoring, modules, with_selves)) > matrix_budget():
+        return None
+    return GradientPass(job.scoring, model, modules, list(range(len(modules))), with_selves)
 
 
 def _query_states(

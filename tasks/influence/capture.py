@@ -104,16 +104,36 @@ class Captured(Generic[Found]):
 def capturing(model: nn.Module, modules: list[TrackedModule]) -> Iterator[Captured[Call]]:
     """Watch `modules` of a model whose parameters are frozen; weights that modules share count as one module."""
     captured: Captured[Call] = Captured()
-    by_name = dict(model.named_modules())
-    owner_of_weight = {id(by_name[m.name].weight): m.name for m in modules}
-    hooks = []
-    for module in by_name.values():
-        owner = owner_of_weight.get(id(getattr(module, "weight", None)))
-        if owner and not isinstance(module, nn.Embedding):
-            own_bias = getattr(module, "bias", None) is by_name[owner].bias
-            hooks.append((module, _call_hook(captured, owner, own_bias)))
+    hooks = [
+        (model.get_submodule(name), _call_hook(captured, owner, own_bias))
+        for name, owner, own_bias in _sharers(model, modules)
+    ]
     with _hooked(captured, hooks):
         yield captured
+
+
+def tracked_calls(model: nn.Module, modules: list[TrackedModule], uses: dict[str, list[Use]]) -> dict[str, list[Call]]:
+    """What `capturing` would have seen, from the uses of modules of any kind in the same pass."""
+    calls: dict[str, list[Call]] = {module.name: [] for module in modules}
+    for name, owner, own_bias in _sharers(model, modules):
+        calls[owner] += [Call(_first(use.arguments, use.keywords), use.deltas, own_bias) for use in uses.get(name, [])]
+    return calls
+
+
+def _sharers(model: nn.Module, modules: list[TrackedModule]) -> list[tuple[str, str, bool]]:
+    """The linear modules that use a tracked weight: name, tracked module, and whether they add its bias too."""
+    by_name = dict(model.named_modules())
+    owner_of_weight = {id(by_name[m.name].weight): m.name for m in modules}
+    found = []
+    for name, module in by_name.items():
+        owner = owner_of_weight.get(id(getattr(module, "weight", None)))
+        if owner and not isinstance(module, nn.Embedding):
+            found.append((name, owner, getattr(module, "bias", None) is by_name[owner].bias))
+    return found
+
+
+def _first(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    return arguments[0] if arguments else next(iter(keywords.values()))
 
 
 @contextmanager
@@ -146,7 +166,7 @@ def _call_hook(captured: Captured[Call], name: str, own_bias: bool):
                 f"module {name}: expected outputs of shape [batch, position, width], "
                 f"found {list(output.shape)}. Leave it out of --modules."
             )
-        inputs = (arguments[0] if arguments else next(iter(keywords.values()))).detach()
+        inputs = _first(arguments, keywords).detach()
         captured.remember(name, output, lambda deltas: Call(inputs, deltas, own_bias))
 
     return hook

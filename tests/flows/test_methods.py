@@ -20,7 +20,7 @@ from storage.catalog import run_user_sql
 from storage.errors import HeadwaterError, InputError, MismatchError
 from storage.pools import write_pool
 from storage.store import open_store
-from tasks import trajectory
+from tasks import scores, trajectory
 from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters
@@ -56,13 +56,16 @@ def parameters(world, store: Path, method: MethodParameters, **changes) -> Trace
     _, corpus, model = world
     return TraceParameters(
         store=str(store),
-        model=ModelParameters(name=str(model)),
         queries=(QueryParameters(prompt=PROMPT, completion=COMPLETION, query_id="otter"),),
         corpus=CorpusParameters(inputs=(str(corpus),)),
         method=method,
         compute=ComputeParameters(batch_size=5, precision="float32"),
         cluster="none",
-        **{"candidates": CandidateParameters(filters=("none",)), **changes},
+        **{
+            "model": ModelParameters(name=str(model)),
+            "candidates": CandidateParameters(filters=("none",)),
+            **changes,
+        },
     )
 
 
@@ -103,6 +106,38 @@ def compared(world, tmp_path_factory):
     asked = TrajectoryParameters(checkpoints=str(world[0] / "checkpoints"), parameter_groups=("blocks", "embedding"))
     run = trace(parameters(world, store, MethodParameters(beside=("identity", *OTHERS), rescore=2, trajectory=asked)))
     return store, run
+
+
+def test_the_last_checkpoint_is_passed_once_for_all_methods(world, tmp_path, monkeypatch):
+    """Where it is the run's model: the scores and self-influences are those of a pass of their own."""
+    root, _, _ = world
+    passes = []
+
+    def counting(of, real):
+        def sweep(model, *rest):
+            passes.append(of)
+            return real(model, *rest)
+
+        return sweep
+
+    monkeypatch.setattr(scores, "sweep", counting("gradients", scores.sweep))
+    monkeypatch.setattr(trajectory, "sweep_uses", counting("checkpoint", trajectory.sweep_uses))
+    last = ModelParameters(name=str(root / "checkpoints" / f"checkpoint-{STEPS[-1]}"))
+    asked = TrajectoryParameters(checkpoints=str(root / "checkpoints"))
+    found = []
+    for beside in (("identity", "tracin"), ("identity",)):
+        passes.clear()
+        method = MethodParameters(beside=beside, rescore=0, trajectory=asked)
+        store = tmp_path / beside[-1]
+        trace(parameters(world, store, method, model=last))
+        found.append(ask(store, "select method, sequence_id, influence, relative_influence from influences "
+                                "where method <> 'tracin' order by all"))  # fmt: skip
+        assert passes == (["checkpoint"] * len(STEPS) if "tracin" in beside else ["gradients"])
+    assert [row[:2] for row in found[0]] == [row[:2] for row in found[1]]
+    left, right = (np.array([row[2:] for row in rows], dtype=float) for rows in found)
+    assert np.abs(left - right).max() < 1e-5 * np.abs(right).max()
+    assert len(right) == 48
+    assert np.isfinite(left).all()
 
 
 def cosine(query: dict, text: dict, names, divisors=None) -> float:

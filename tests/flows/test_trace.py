@@ -209,7 +209,7 @@ def test_many_queries_share_a_subspace_and_keep_their_ranking(tmp_path, gpt2, co
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.scores.staged_tensors_path", peek)
+        patch.setattr("tasks.gradient_scores.staged_tensors_path", peek)
         many = parameters(tmp_path / "s", gpt2, corpus, method=MethodParameters(rank=4, rescore=1000))
         trace(many.model_copy(update={"queries": queries}))
     assert any(name.endswith(".cores") for name in forms), forms
