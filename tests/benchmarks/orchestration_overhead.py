@@ -6,11 +6,17 @@ Both sides walk from the same corpus file to a complete run in a store of its ow
 under the flow and its tasks; the flow side talks to a Prefect server that this script starts on this machine. Sides
 take turns, in the order plain, flow, flow, plain, …, after one small trace of each to load what is loaded once.
 Printed: seconds on the clock and of processor time in this process, per round and side, and the server's.
+
+On a machine whose speed wanders, the difference of two runs of a minute is lost in it. So what orchestration itself
+takes is timed within each run as well: seconds outside of the stages' own work (the machinery of flow and tasks),
+inside them those that progress reports wait for the server, and processor seconds of the threads that send logs and
+events. Their sum, flow less plain, is the overhead that does not depend on how fast the work went.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import socket
@@ -18,10 +24,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -111,29 +119,84 @@ def main() -> None:
         for side, trace in make_sides(root / "small", 1).items():
             trace(f"warm-{side}", 1)
         sides = make_sides(root / "large", asked.queries)
-        found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in sides}
-        print("| round | side | seconds | processor, s | server's processor, s |\n|---|---|---|---|---|")
+        found: dict[str, list[Spent]] = {side: [] for side in sides}
+        waits = time_the_reports()
+        titles = [field.name for field in fields(Spent)]
+        print(f"| round | side | {' | '.join(titles)} |\n|{'---|' * (2 + len(titles))}")
         for k in range(asked.rounds):
             for side in sorted(sides, reverse=k % 2 == 0):
-                took = _measure(lambda s=side, k=k: sides[s](f"{s}-{k}", asked.queries), other)
+                store = root / "large" / f"{side}-{k}"
+                took = measure(lambda s=side, name=store.name: sides[s](name, asked.queries), other, store, waits)
                 found[side].append(took)
-                print(f"| {k + 1} | {side} | " + " | ".join(f"{value:.1f}" for value in took) + " |", flush=True)
-    for n, name in enumerate(("seconds", "processor seconds")):
-        pairs = [(flow[n], plain[n]) for flow, plain in zip(found["flow"], found["plain"], strict=True)]
-        differences = [flow - plain for flow, plain in pairs]
-        share = statistics.median(flow / plain - 1 for flow, plain in pairs)
-        print(f"\n{name}, flow less plain: {', '.join(f'{d:+.1f}' for d in differences)}; median {share:+.1%}")
+                print(f"| {k + 1} | {side} | " + " | ".join(f"{v:.2f}" for v in astuple(took)) + " |", flush=True)
+    pairs = list(zip(found["flow"], found["plain"], strict=True))
+    for name in ("clock", "processor"):
+        differences = [getattr(flow, name) - getattr(plain, name) for flow, plain in pairs]
+        share = statistics.median(getattr(flow, name) / getattr(plain, name) - 1 for flow, plain in pairs)
+        print(f"\n{name}, flow less plain: {', '.join(f'{d:+.1f}' for d in differences)} s; median {share:+.1%}")
+    own = [flow.own - plain.own for flow, plain in pairs]
+    share = statistics.median(mine / plain.clock for mine, (_, plain) in zip(own, pairs, strict=True))
+    print(f"\norchestration's own time: {', '.join(f'{d:+.2f}' for d in own)} s; median {share:+.1%} of the plain run")
 
 
-def _measure(work: Callable[[], None], other: psutil.Process) -> tuple[float, float, float]:
-    def spent() -> tuple[float, float, float]:
-        mine = time.process_time()
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one trace: on the clock and of this process, and those that are not the work itself."""
+
+    clock: float
+    processor: float
+    server: float  # processor seconds of the server
+    outside: float  # on the clock, outside of all stages
+    reports: float  # on the clock, inside stages: waiting for the server to take a progress report
+    threads: float  # processor seconds of other Python threads: logs and events on their way
+
+    @property
+    def own(self) -> float:
+        """What would not be spent if nothing had to be done."""
+        return self.outside + self.reports + self.threads
+
+
+def time_the_reports() -> list[float]:
+    """Let every progress report add its seconds to the list that is returned."""
+    from tasks import progress
+
+    waits: list[float] = []
+
+    def timed(request: Callable) -> Callable:
+        def call(*args, **kwargs):
+            began = time.perf_counter()
+            try:
+                return request(*args, **kwargs)
+            finally:
+                waits.append(time.perf_counter() - began)
+
+        return call
+
+    for name in ("create_progress_artifact", "update_progress_artifact"):
+        setattr(progress, name, timed(getattr(progress, name)))
+    return waits
+
+
+def measure(work: Callable[[], None], other: psutil.Process, store: Path, waits: list[float]) -> Spent:
+    """Do the work, which leaves one run in the store."""
+    from storage.database import session
+    from storage.store import open_store
+
+    def spent() -> tuple[float, float, float, float]:
+        mine = psutil.Process()
+        known = {thread.native_id for thread in threading.enumerate() if thread is not threading.main_thread()}
+        threads = sum(t.user_time + t.system_time for t in mine.threads() if t.id in known)
         theirs = sum(sum(p.cpu_times()[:2]) for p in [other, *other.children(recursive=True)])
-        return time.perf_counter(), mine, theirs
+        return time.perf_counter(), time.process_time(), theirs, threads
 
+    waits.clear()
     before = spent()
     work()
-    return tuple(after - start for after, start in zip(spent(), before, strict=True))
+    clock, processor, server, threads = (after - start for after, start in zip(spent(), before, strict=True))
+    with session(open_store(str(store))) as connection:
+        [(stages,)] = connection.sql("select stages from runs").fetchall()
+    inside = sum(cost["seconds"] for cost in json.loads(stages).values())
+    return Spent(clock, processor, server, clock - inside, sum(waits), threads)
 
 
 if __name__ == "__main__":
