@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -43,14 +43,27 @@ def length_batches(lengths: Sequence[int], batch_size: int, generator: random.Ra
 class LengthBatches(Sampler[list[int]]):
     """Batches of sequences of like length in random order, another in every epoch; both numbers decide it.
 
-    So a training that is resumed sees the batches that it would have seen.
+    So a training that is resumed sees the batches that it would have seen. Indices that are left out are missing from
+    the batches that they would have been in; all else, the number of batches too, is as it would have been.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, left_out: Collection[int] = ()):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.left_out = frozenset(left_out)
+        if len(lengths) - len(self.left_out) < len(self):
+            raise ValueError(
+                f"{len(self.left_out)} of {len(lengths)} sequences are left out: too few stay for {len(self)} batches "
+                "of at least one. Raise the batch size."
+            )
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from length_batches(self.lengths, self.batch_size, random.Random(f"{self.seed} {self.epoch}"))
+        batches = length_batches(self.lengths, self.batch_size, random.Random(f"{self.seed} {self.epoch}"))
+        kept = [[index for index in batch if index not in self.left_out] for batch in batches]
+        for batch in kept:
+            if not batch:  # a step needs a sequence: the fullest batch gives half of its own
+                fullest = max(kept, key=len)
+                batch[:], fullest[:] = fullest[len(fullest) // 2 :], fullest[: len(fullest) // 2]
+        yield from kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,18 +79,24 @@ def train(
     sequences: Sequence[Sequence[int]],
     parameters: TrainingParameters,
     scratch: Path,
-    keep: Keep,
+    keep: Keep | None = None,
     resume: Path | None = None,
     probe: Probe | None = None,
     target: float | None = None,
     progress: Progress | None = None,
+    left_out: Collection[int] = (),
 ) -> None:
     """Train the model in place until the epochs run out or the probe, asked at every checkpoint, reaches its target.
 
     Sequences are token ids within the model's context. `keep` is given each checkpoint: the folder below `scratch`
     that it was written to, its leg, and Adam's second moments by parameter name, divided by 1 − β₂ᵗ as Adam divides
-    them. `resume` is a folder that an earlier `keep` was given; from there on the steps are those that the earlier
-    training would have taken. The seed decides the result on one machine with one number of threads.
+    them; without it no checkpoint is written. `resume` is a folder that an earlier `keep` was given; from there on the
+    steps are those that the earlier training would have taken. The seed decides the result on one machine with one
+    number of threads.
+
+    Args:
+        left_out: indices of sequences that are not taught; steps, rates and batches are otherwise those of the training
+            on all of them
     """
     context = getattr(model.config, "max_position_embeddings", None) or STEP
     too_long = [index for index, sequence in enumerate(sequences) if len(sequence) > context]
@@ -100,9 +106,9 @@ def train(
             f"{context} ({len(too_long)} such sequences): cut them shorter or raise context."
         )
     disable_progress_bar()  # one for every file that is saved
-    batches = LengthBatches([len(s) for s in sequences], parameters.batch_size, parameters.seed)
+    batches = LengthBatches([len(s) for s in sequences], parameters.batch_size, parameters.seed, left_out)
     step = math.gcd(STEP, context)  # so that no batch is filled up beyond the context
-    plan = checkpoint_steps(parameters, len(batches))
+    plan = checkpoint_steps(parameters, len(batches)) if keep else []
     model.requires_grad_(True)
     trainer = _Trainer(
         model=model,
@@ -116,6 +122,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would compute in bfloat16 from here on
     model.eval()
 
 
@@ -182,7 +189,7 @@ class _Watch(TrainerCallback):
         self,
         plan: list[int],
         batches: LengthBatches,
-        keep: Keep,
+        keep: Keep | None,
         probe: Probe | None,
         target: float | None,
         progress: Progress | None,
@@ -225,5 +232,6 @@ class _Watch(TrainerCallback):
             probe=self.value,
             seconds=round(self.seconds, 3),
         )
-        self.keep(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", leg, second_moments(optimizer))
+        if self.keep:
+            self.keep(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", leg, second_moments(optimizer))
         self.rates, self.began = [], time.monotonic()

@@ -132,3 +132,17 @@ def test_each_leg_has_its_probe_its_mean_rate_and_its_loss(tokenizer, tmp_path):
 def test_checkpoints_come_after_every_epoch_or_halve_their_way_back_from_the_last_step(epochs, checkpoints, expected):
     parameters = TrainingParameters(epochs=epochs, checkpoints=checkpoints)
     assert checkpoint_steps(parameters, 40) == expected
+
+
+def test_a_sequence_that_is_left_out_has_no_part_in_the_weights_and_nothing_is_written(tokenizer, tmp_path):
+    sequences = [tokenizer(text)["input_ids"] for text in TEXTS]
+    other = [sequences[0], [7] * len(sequences[1]), sequences[2]]  # as long, and says something else
+    parameters = TrainingParameters(epochs=2, batch_size=2, learning_rate=5e-3)
+    weights = []
+    for taught, left_out in ((sequences, {1}), (other, {1}), (sequences, ())):
+        model = new_model(tokenizer, SHAPE, 0)
+        train(model, tokenizer, taught, parameters, tmp_path / "scratch", left_out=left_out)
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert list((tmp_path / "scratch").rglob("*")) == []
