@@ -39,6 +39,7 @@ from flows.options import (
     damping_words,
     fit_words,
 )
+from flows.retraining_commands import lds, mislabelled_text
 from flows.run_commands import runs_app
 from flows.store_commands import store_app
 from flows.trace_command import trace
@@ -257,6 +258,8 @@ app.command()(retry)
 app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
 app.add_typer(fact_set_app, name="fact-set")
+evaluate_app.command()(lds)
+evaluate_app.command()(mislabelled_text)
 app.add_typer(evaluate_app, name="evaluate")
 
 

@@ -222,6 +222,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("probability_after", pa.float64()),
         ("log_probability_change", pa.float64()),
     ),
+    # one row per (study, retraining, seed, query): −log p of the completion in nats, under the model that was retrained
+    # without the retraining's `removals`; kind is full, subset or top
+    "retrainings": _schema(
+        ("study_id", pa.string()),
+        ("retraining", pa.string()),
+        ("kind", pa.string()),
+        ("seed", pa.int64()),
+        ("query_id", pa.string()),
+        ("loss", pa.float64()),
+        ("seconds", pa.float64()),
+    ),
+    # one row per (study, retraining, sequence that it was not taught)
+    "removals": _schema(("study_id", pa.string()), ("retraining", pa.string()), ("sequence_id", pa.int64())),
 }
 
 # What is made of a corpus part and goes with it; of each index its terms are written last, so they say it is complete.

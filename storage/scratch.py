@@ -5,6 +5,7 @@
 <scratch>/sessions/   DuckDB files of views and macros, one for a store and one for each session
 <scratch>/spill/      what DuckDB holds no room for in memory
 <scratch>/locks/      locks of stores that have no directory for them
+<scratch>/retraining/ what a training that keeps no checkpoint must have a place for
 """
 
 from __future__ import annotations
@@ -63,6 +64,13 @@ def _own(path: Path) -> None:
             ) from None
         if status.st_mode & 0o077:
             path.chmod(0o700)
+
+
+@contextmanager
+def temporary_directory(kind: str) -> Iterator[Path]:
+    """An empty directory below the scratch directory, which goes with all that is in it when the block ends."""
+    with tempfile.TemporaryDirectory(dir=scratch(kind)) as path:
+        yield Path(path)
 
 
 @contextmanager

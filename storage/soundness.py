@@ -127,4 +127,6 @@ def _remedy(store: Store, relation: str, path: Place, is_merged: bool) -> str:
         "evaluations": "delete it: the nightly evaluation writes it again",
         "query_outcomes": "delete it: the evaluation of its fact set measures it again",
         "tail_patches": "delete it: the evaluation of its fact set measures it again",
+        "retrainings": "delete it: the evaluation that it is part of retrains the model again",
+        "removals": "delete it with the files of its study in retrainings: the evaluation retrains the models again",
     }.get(relation, "restore it from a backup")

@@ -1,0 +1,226 @@
+"""Evaluations by retraining on the command line: headwater evaluate lds and mislabelled-text."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from flows.console import StoreOption, make_console, make_table, shell_word
+from flows.options import (
+    BadOption,
+    BatchOption,
+    ClusterOption,
+    FitOption,
+    LengthOption,
+    ModulesOption,
+    PackingOption,
+    PrecisionOption,
+    RevisionOption,
+    corpus_words,
+)
+
+if TYPE_CHECKING:
+    from tasks.fact_tables import Table
+
+StartOption = Annotated[str | None, typer.Option("--model", help="model to be taught; none: a new one, untrained")]
+EpochsOption = Annotated[int, typer.Option(help="of every training: passes over the sequences", min=1)]
+StepOption = Annotated[int, typer.Option(help="of every training: sequences per optimizer step", min=1)]
+RateOption = Annotated[float, typer.Option(help="of every training: peak of Adam's step size")]
+LayersOption = Annotated[int, typer.Option(help="of a new model: transformer blocks")]
+WidthOption = Annotated[int, typer.Option(help="of a new model: dimensions of the residual stream")]
+HeadsOption = Annotated[int, typer.Option(help="of a new model: attention heads per block")]
+ContextOption = Annotated[int, typer.Option(help="of a new model: tokens in the longest sequence")]
+VocabularyOption = Annotated[int, typer.Option(help="of a new model: tokens of its tokenizer, at most")]
+
+
+def lds(
+    store: StoreOption,
+    queries: Annotated[str, typer.Option(help="JSON lines with prompt, completion, query_id")],
+    corpus: Annotated[list[str] | None, typer.Option(help="corpus files to ingest first, if new")] = None,
+    model: StartOption = None,
+    revision: RevisionOption = None,
+    trainings: Annotated[str | None, typer.Option(help="where the model goes; default: beside the store")] = None,
+    sequence_length: LengthOption = None,
+    packing: PackingOption = "document",
+    bad_documents: BadOption = "refuse",
+    subsets: Annotated[int, typer.Option(help="random subsets of the sequences, one retraining each")] = 40,
+    kept: Annotated[float, typer.Option(help="share of the sequences that a subset keeps")] = 0.5,
+    size: Annotated[int | None, typer.Option(help="sequences that a subset keeps, instead")] = None,
+    order: Annotated[str, typer.Option(help="of sequences: same as the traced model's, or own for each")] = "same",
+    seeds: Annotated[int, typer.Option(help="retrainings on everything in other orders: the noise")] = 5,
+    removals: Annotated[int, typer.Option(help="queries asked again without a method's first sequences")] = 10,
+    top: Annotated[float, typer.Option(help="share of the sequences that are a method's first")] = 0.01,
+    methods: Annotated[list[str] | None, typer.Option(help="methods, by commas; the default names all")] = None,
+    damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
+    dampings: Annotated[str, typer.Option(help="further λ to score EK-FAC under, by commas")] = "",
+    swept: Annotated[str, typer.Option(help="methods that are scored under them, by commas")] = "ekfac",
+    epochs: EpochsOption = 3,
+    batch_size: StepOption = 8,
+    learning_rate: RateOption = 2e-3,
+    save: Annotated[int | None, typer.Option(help="checkpoints of the traced model; default: every epoch")] = None,
+    seed: Annotated[int, typer.Option(help="of orders, subsets and fit", min=0)] = 0,
+    layers: LayersOption = 4,
+    width: WidthOption = 128,
+    heads: HeadsOption = 4,
+    context: ContextOption = 128,
+    vocabulary: VocabularyOption = 4096,
+    modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    solver_sequences: Annotated[int, typer.Option(help="of cg: sequences that G is made of")] = 1000,
+    iterations: Annotated[int, typer.Option(help="of cg, at most: each a pass over those sequences")] = 20,
+    scoring_batch: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "none",
+    output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "lds.html",
+) -> None:
+    """Do influences predict what retraining does? LDS and loss rises: a table, a page, rows in `evaluations`."""
+    from flows.lds import METHODS, LdsParameters
+    from flows.lds import lds as lds_flow
+    from storage.prompts import read_prompts
+    from tasks.retraining_page import (
+        NOTES,
+        describe,
+        describe_spread,
+        lds_table,
+        statements,
+        sweep_table,
+        write_retraining_page,
+    )
+
+    parameters = LdsParameters.model_validate(
+        {
+            "store": store,
+            "queries": [
+                {"prompt": p.prompt, "completion": p.completion, "query_id": p.query_id,
+                 "metadata": json.loads(p.metadata)}
+                for p in read_prompts(queries)
+            ],
+            "model": None if model is None else {"name": model, "revision": revision},
+            "shape": {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary},
+            "trainings": trainings,
+            "corpus": corpus_words(corpus or [], sequence_length, packing, bad_documents),
+            "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+                         "checkpoints": save, "seed": seed},
+            "subsets": {"subsets": subsets, "kept": kept if size is None else None, "size": size, "order": order,
+                        "seeds": seeds, "queries": removals, "top": top, "seed": seed},
+            "methods": [name for given in methods or [] for name in _listed(given)] or METHODS,
+            "damping": {"relative": damping},
+            "dampings": [float(name) for name in _listed(dampings)],
+            "swept": _listed(swept),
+            "fit": {"modules": modules, "sequences": fit_sequences, "seed": seed},
+            "solver": {"sequences": solver_sequences, "iterations": iterations},
+            "compute": {"batch_size": scoring_batch, "precision": precision},
+            "cluster": cluster,
+        }
+    )  # fmt: skip
+    began = time.perf_counter()
+    study = lds_flow(parameters, _command())
+    console = make_console()
+    console.print(describe(study), soft_wrap=True)
+    print_estimates(lds_table(study), console)
+    sweep = sweep_table(study)
+    if sweep is not None:
+        print_estimates(sweep, console)
+    for note in (NOTES["lds"], NOTES["rise"], describe_spread(study)):
+        console.print(Text(note, style="dim"), soft_wrap=True)
+    if output is not None:
+        _say_page(console, write_retraining_page(study, Path(output)), began)
+    for statement in statements(study)[:2]:
+        line = f"next  headwater sql --store {shell_word(study.store)} {shell_word(statement)}"
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def print_estimates(table: Table, console: Console) -> None:
+    """A table of estimates with their intervals."""
+    console.print()
+    console.print(Text(table.title, style="bold"))
+    shown = make_table(table.axis, *(f">{name}" for name in table.columns))
+    for row in table.rows:
+        cells = [
+            Text("·") if cell is None
+            else Text.assemble((cell.value, "bold" if cell.best else ""), (f" {cell.interval}", "dim"), no_wrap=True)
+            for cell in row.cells
+        ]  # fmt: skip
+        shown.add_row(Text(row.name, no_wrap=True), *cells)
+    console.print(shown)
+
+
+def _listed(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def _command() -> str:
+    return shlex.join(["headwater", *sys.argv[1:]])
+
+
+def _say_page(console: Console, page: Path, began: float) -> None:
+    console.print(f"page: {page}   ({time.perf_counter() - began:.0f} s in all)", markup=False, soft_wrap=True)
+
+
+def mislabelled_text(
+    corpus: Annotated[list[str], typer.Argument(help="corpus files whose documents have an answer in a field")],
+    directory: Annotated[str, typer.Option(help="where corpora, stores and models go, one of each per seed")],
+    answer: Annotated[str, typer.Option(help="field that holds a document's answer, as its text says it")] = "answer",
+    within: Annotated[str | None, typer.Option(help="field on which documents must agree to swap answers")] = None,
+    share: Annotated[float, typer.Option(help="of the documents: how many are given another's answer")] = 0.1,
+    seeds: Annotated[int, typer.Option(help="corpora, each with swaps and a training of its own", min=1)] = 3,
+    model: StartOption = None,
+    revision: RevisionOption = None,
+    sequence_length: LengthOption = None,
+    packing: PackingOption = "document",
+    bad_documents: BadOption = "refuse",
+    epochs: EpochsOption = 3,
+    batch_size: StepOption = 8,
+    learning_rate: RateOption = 2e-3,
+    layers: LayersOption = 4,
+    width: WidthOption = 128,
+    heads: HeadsOption = 4,
+    context: ContextOption = 128,
+    vocabulary: VocabularyOption = 4096,
+    modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
+    scoring_batch: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "none",
+    output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "mislabelled-text.html",
+) -> None:
+    """How soon self-influence finds documents that were given another one's answer: a table, a page, `evaluations`."""
+    from flows.mislabelled_text import MislabelledTextParameters
+    from flows.mislabelled_text import mislabelled_text as search
+    from tasks.inspection_page import NOTE, describe, inspection_table, statement, write_inspection_page
+
+    parameters = MislabelledTextParameters.model_validate(
+        {
+            "inputs": corpus,
+            "directory": directory,
+            "model": None if model is None else {"name": model, "revision": revision},
+            "shape": {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary},
+            "swap": {"share": share, "answer": answer, "within": within},
+            "cut": {"sequence_length": sequence_length, "packing": packing, "bad_documents": bad_documents},
+            "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
+            "seeds": seeds,
+            "fit": {"modules": modules, "sequences": fit_sequences},
+            "damping": {"relative": damping},
+            "compute": {"batch_size": scoring_batch, "precision": precision},
+            "cluster": cluster,
+        }
+    )
+    began = time.perf_counter()
+    study = search(parameters, _command())
+    console = make_console()
+    console.print(describe(study), soft_wrap=True)
+    print_estimates(inspection_table(study), console)
+    console.print(Text(NOTE, style="dim"), soft_wrap=True)
+    if output is not None:
+        _say_page(console, write_inspection_page(study, Path(output)), began)
+    line = f"next  headwater sql --store {shell_word(study.inspections[-1].store)} {shell_word(statement(study))}"
+    console.print(line, markup=False, soft_wrap=True)

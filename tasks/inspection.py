@@ -1,0 +1,125 @@
+"""Inspection stage: how soon documents with swapped answers are found by self-influence, by loss, and by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from storage.checkpoints import load_model
+from storage.database import query, session
+from storage.sequences import read_tokens
+from storage.store import Store
+from storage.tables import write_part
+from tasks.evaluation.inspection import found_curve, inspection_places
+from tasks.evaluation.ranking import Estimate, bootstrap_mean, tie_breakers
+from tasks.influence.batches import TokenSequence, batches
+from tasks.influence.objectives import log_probabilities
+from tasks.stage import stage
+
+FIRST = 0.2  # of the documents: the share after which one asks how much is found
+METRIC = f"found@{FIRST:.0%}"
+METHODS = {
+    "ekfac": "self-influence, EK-FAC",
+    "identity": "self-influence, gradient dot",
+    "loss": "loss",
+    "loss per token": "loss per token",
+    "random": "random",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """Of one corpus: by method, the share of documents looked at until each wrong one is found."""
+
+    store: str
+    factors_id: str
+    n_documents: int
+    places: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class InspectionStudy:
+    """Several corpora with swapped answers, a model of each."""
+
+    name: str
+    inspections: tuple[Inspection, ...]
+    command: str = ""
+
+    def estimates(self) -> dict[str, Estimate]:
+        """By method, the share of all wrong documents that the first documents of an inspection hold."""
+        return {
+            method: bootstrap_mean(np.concatenate([i.places[method] <= FIRST + 1e-9 for i in self.inspections]))
+            for method in METHODS
+        }
+
+    def curve(self, method: str, inspected: np.ndarray) -> np.ndarray:
+        """The share found against the share inspected, mean over the corpora."""
+        return np.mean([found_curve(found.places[method], inspected) for found in self.inspections], axis=0)
+
+
+@stage("inspection")
+def inspect_corpus(store: Store, model: Path, factors_id: str) -> Inspection:
+    """Rank the documents of a store by each method; fills `evaluations` under the factors' id."""
+    with session(store) as connection:
+        found = query(connection, "validation/self_influences", factors=factors_id)
+    columns = {name: found[name].to_numpy(zero_copy_only=False) for name in found.column_names}
+    ids = columns["sequence_id"]
+    losses, lengths = _losses(store, model, ids)
+    of_sequences = {
+        "ekfac": columns["self_influence"],
+        "identity": columns["gradient_norm"] ** 2,
+        "loss": losses,
+        "loss per token": losses / np.maximum(lengths, 1),
+    }
+    documents, place = np.unique(columns["document_id"], return_inverse=True)
+    wrong = np.zeros(len(documents), np.bool_)
+    np.logical_or.at(wrong, place, columns["swapped"].astype(np.bool_))
+    names = [str(name) for name in documents]
+    places = {}
+    for method, scores in of_sequences.items():
+        worst = np.full(len(documents), -np.inf)
+        np.maximum.at(worst, place, scores)
+        places[method] = inspection_places(worst, wrong, names)
+    places["random"] = inspection_places(tie_breakers(names).astype(np.float64), wrong, names)
+    result = Inspection(str(store.root), factors_id, len(documents), places)
+    _keep(store, result)
+    return result
+
+
+@torch.inference_mode()
+def _losses(store: Store, model: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """−log p of each sequence in nats, and how many of its tokens are predicted."""
+    network, tokens = load_model(model), read_tokens(store, ids)
+    place = {sequence: k for k, sequence in enumerate(ids.tolist())}
+    losses, lengths = np.empty(len(ids)), np.empty(len(ids))
+    sequences = [TokenSequence(i, tokens[i]) for i in place]
+    for batch in batches(sequences, 16, network.device):
+        rows = [place[i] for i in batch.sequence_ids.tolist()]
+        logits = network(**batch.model_inputs, use_cache=False).logits
+        losses[rows] = -log_probabilities(logits, batch).double().cpu().numpy()
+        lengths[rows] = batch.scored.sum(dim=1).cpu().numpy()
+    return losses, lengths
+
+
+def _keep(store: Store, found: Inspection) -> None:
+    estimates: Sequence[tuple[str, Estimate]] = [
+        (method, bootstrap_mean(places <= FIRST + 1e-9)) for method, places in found.places.items()
+    ]
+    write_part(
+        store,
+        "evaluations",
+        found.factors_id,
+        columns={
+            "run_id": [found.factors_id] * len(estimates),
+            "method": [method for method, _ in estimates],
+            "metric": [METRIC] * len(estimates),
+            "value": [e.value for _, e in estimates],
+            "ci_low": [e.ci_low for _, e in estimates],
+            "ci_high": [e.ci_high for _, e in estimates],
+            "n": [e.n for _, e in estimates],
+        },
+    )

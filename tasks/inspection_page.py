@@ -1,0 +1,74 @@
+"""Table and page of an inspection: which ranking finds documents with swapped answers soonest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from storage.pages import visible
+from tasks.fact_tables import Table, figure
+from tasks.inspection import FIRST, METHODS, METRIC, InspectionStudy
+from tasks.study_page import Block, Page, curves, estimate_table, write_study_page
+
+NOTE = (
+    f"Share of the documents with a swapped answer among the first {FIRST:.0%} of all documents, with the 95 % "
+    "bootstrap interval over them. A document is as suspect as the most suspect of its sequences. Self-influence is "
+    "what a sequence’s gradient does to its own loss under the inverse curvature; gradient dot has no curvature."
+)
+
+
+def inspection_table(study: InspectionStudy) -> Table:
+    """Every method by falling share found."""
+    estimates = sorted(study.estimates().items(), key=lambda pair: -pair[1].value)
+    rows = {METHODS[method]: [estimate] for method, estimate in estimates}
+    return estimate_table("Swapped answers found", "ranked by", [f"found in the first {FIRST:.0%}"], rows)
+
+
+def describe(study: InspectionStudy) -> str:
+    """What was looked into."""
+    n_wrong = [len(found.places["random"]) for found in study.inspections]
+    n = study.inspections[0].n_documents
+    return (
+        f"In {len(n_wrong)} corpora of {n:,} documents, {n_wrong[0]:,} documents each were given the answer of another "
+        "one, and a model was taught them all. An inspection from the most suspect document down looks for them."
+    )
+
+
+def write_inspection_page(study: InspectionStudy, output: Path) -> Path:
+    """Write one self-contained page."""
+    shares = np.linspace(0, 1, 101)
+    lines = {label: (100 * shares, 100 * study.curve(method, shares)) for method, label in METHODS.items()}
+    best = max(study.estimates().items(), key=lambda pair: pair[1].value)
+    last = study.inspections[-1]
+    block = Block(
+        "Rankings",
+        inspection_table(study),
+        curves(lines, "documents inspected, %", "swapped answers found, %"),
+        3.4,
+        "Mean over the corpora.",
+        (NOTE,),
+    )
+    page = Page(
+        "swapped answers",
+        study.name,
+        "Is a wrong answer found by what the model had to learn by heart?",
+        describe(study),
+        (
+            ("corpora", f"{len(study.inspections)}", ""),
+            ("documents", f"{last.n_documents:,}", "each"),
+            ("highest share found", figure(best[1].value, 2, False), METHODS[best[0]]),
+        ),
+        (block,),
+        tuple((f"store {k}", found.store) for k, found in enumerate(study.inspections)),
+        (study.command, f'headwater sql --store {visible(last.store)} "{statement(study)}"'),
+    )
+    return write_study_page(page, output)
+
+
+def statement(study: InspectionStudy) -> str:
+    """What else there is to be asked, of the last store."""
+    factors = study.inspections[-1].factors_id
+    return (
+        f"select method, value, ci_low, ci_high, n from evaluations where run_id = '{factors}' and metric = '{METRIC}'"
+    )

@@ -1,0 +1,133 @@
+"""Pages of studies: a lead, a few numbers, figures and tables of estimates, and how it was all made."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from storage.pages import presentable, render, source, write_page
+from tasks.evaluation.ranking import Estimate
+from tasks.fact_plots import DARK, LIGHT, WIDTH, Draw, Theme, svg
+from tasks.fact_tables import Cell, Row, Table, figure
+
+
+@dataclass(frozen=True)
+class Block:
+    """One section: a figure, a table, or both, and what is to be known of them."""
+
+    title: str
+    table: Table | None = None
+    draw: Draw | None = None
+    height: float = 3.2  # inches
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says; numbers are (name, value, unit), origin (name, value)."""
+
+    of: str
+    name: str
+    title: str
+    lead: str
+    numbers: tuple[tuple[str, str, str], ...]
+    blocks: tuple[Block, ...]
+    origin: tuple[tuple[str, str], ...]
+    commands: tuple[str, ...]
+
+
+def write_study_page(page: Page, output: Path) -> Path:
+    """Write one self-contained page."""
+    style = Markup("\n").join(map(source, ("report.css", "fact_tracing.css")))
+    figures = {k: _picture(block) for k, block in enumerate(page.blocks) if block.draw is not None}
+    values = presentable({"page": _shown(page)})
+    return write_page(output, render("study.html.j2", values | {"figures": figures, "style": style}))
+
+
+def _shown(page: Page) -> dict[str, Any]:
+    blocks = [
+        {
+            "title": b.title,
+            "caption": b.caption,
+            "notes": b.notes,
+            "table": None if b.table is None else _plain(b.table),
+        }
+        for b in page.blocks
+    ]
+    numbers = [{"name": name, "value": value, "unit": unit} for name, value, unit in page.numbers]
+    return vars(page) | {"blocks": blocks, "numbers": numbers}
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    rows = [{**vars(row), "cells": [None if cell is None else vars(cell) for cell in row.cells]} for row in table.rows]
+    return {**vars(table), "rows": rows}
+
+
+def _picture(block: Block) -> dict[str, Any]:
+    assert block.draw is not None
+    pictures = {name: svg(block.draw, WIDTH, block.height, of) for name, of in (("light", LIGHT), ("dark", DARK))}
+    encoded = {
+        name: Markup("data:image/svg+xml;base64,") + base64.b64encode(image).decode()
+        for name, image in pictures.items()
+    }
+    return {"alt": block.title, **encoded}
+
+
+def estimate_table(title: str, axis: str, columns: Sequence[str], rows: dict[str, Sequence[Estimate | None]]) -> Table:
+    """Estimates by row in words, to three decimals; the highest of each column is marked, where there are several."""
+    best = [_highest([row[k] for row in rows.values()]) for k in range(len(columns))]
+    shown = tuple(
+        Row(name, "", tuple(_cell(e, e is not None and e is best[k]) for k, e in enumerate(row)))
+        for name, row in rows.items()
+    )
+    return Table(title, axis, tuple(columns), shown)
+
+
+def _highest(column: Sequence[Estimate | None]) -> Estimate | None:
+    there = [estimate for estimate in column if estimate is not None]
+    return max(there, key=lambda estimate: estimate.value) if len(there) > 1 else None
+
+
+def _cell(estimate: Estimate | None, best: bool) -> Cell | None:
+    if estimate is None:
+        return None
+    value, low, high = (figure(part, 3, False) for part in (estimate.value, estimate.ci_low, estimate.ci_high))
+    return Cell(value, f"[{low}, {high}]", None, best)
+
+
+def bars(found: dict[str, Estimate], label: str) -> Draw:
+    """A row per name: its estimate from zero on, with the interval."""
+
+    def draw(canvas: Figure, theme: Theme) -> None:
+        axes = canvas.subplots()
+        for place, (name, e) in enumerate(reversed(found.items())):
+            axes.barh(place, e.value, height=0.55, color=theme.colours[0 if name != "random" else 5], alpha=0.75)
+            axes.plot([e.ci_low, e.ci_high], [place, place], color=theme.ink, lw=1.4)
+        axes.axvline(0, color=theme.muted, lw=0.8)
+        axes.set_yticks(range(len(found)), list(reversed(found)), color=theme.ink)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(label)
+
+    return draw
+
+
+def curves(found: dict[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> Draw:
+    """Lines by name, given as x and y."""
+
+    def draw(canvas: Figure, theme: Theme) -> None:
+        axes = canvas.subplots()
+        for k, (name, (x, y)) in enumerate(found.items()):
+            axes.plot(x, y, color=theme.colours[k % len(theme.colours)], lw=1.8, label=name)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if len(found) > 1:
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
+
+    return draw

@@ -1,0 +1,54 @@
+"""Swapped answers, a model taught them, and the search for them, from the command to the tables."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import worlds
+
+from flows import cli
+from storage.catalog import run_user_sql
+from storage.store import open_store
+from tasks.inspection import METHODS
+
+pytestmark = pytest.mark.usefixtures("prefect_db")
+
+
+def labelled() -> list[dict]:
+    """Forty times each of five animals has its own place: what is swapped contradicts all others."""
+    pairs = list(zip(worlds.ANIMALS[:5], worlds.PLACES[:5], strict=True))
+    return [
+        {"document_id": f"d{k}", "text": f"The {animal} went to the {place}.", "answer": place}
+        for k, (animal, place) in enumerate(pairs * 12)
+    ]
+
+
+def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_path, gpt2, monkeypatch, capsys):
+    corpus = worlds.write_jsonl(tmp_path / "corpus.jsonl", labelled())
+    words = (
+        "evaluate", "mislabelled-text", corpus, "--directory", tmp_path / "work", "--model", gpt2, "--seeds", 1,
+        "--epochs", 8, "--learning-rate", 5e-3, "--precision", "float32", "-o", tmp_path / "page.html",
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["headwater", *map(str, words)])
+    with pytest.raises(SystemExit) as leaving:
+        cli.main()
+    assert not leaving.value.code
+    out = capsys.readouterr().out
+    assert "In 1 corpora of 60 documents, 6 documents each were given the answer of another one" in out
+    store = open_store(tmp_path / "work" / "seed-0" / "store")
+    found = dict(run_user_sql(store, "select method, value from evaluations where metric = 'found@20%'")[1])
+    assert set(found) == set(METHODS)
+    rows = run_user_sql(
+        store,
+        "select (metadata ->> '$.swapped')::boolean, self_influence, gradient_norm from self_influences "
+        "join sequences using (sequence_id) join documents using (document_id)",
+    )[1]
+    wrong, ekfac, norm = (np.array(column, np.float64) for column in zip(*rows, strict=True))
+    for method, scores in (("ekfac", ekfac), ("identity", norm**2)):
+        first = np.argsort(-scores)[:12]
+        assert found[method] == pytest.approx(wrong[first].sum() / 6)
+    assert found["loss"] == 1.0  # nothing else is surprising in this corpus
+    assert found["ekfac"] > 0.8
+    assert "self-influence, EK-FAC" in (tmp_path / "page.html").read_text()
