@@ -43,6 +43,7 @@ from flows.retraining_commands import lds, mislabelled_text
 from flows.run_commands import runs_app
 from flows.store_commands import store_app
 from flows.trace_command import trace
+from flows.validate_commands import loo, mislabelled, pbrf
 from storage.errors import HeadwaterError
 from storage.text import printable
 from tasks.influence.errors import InfluenceError
@@ -260,6 +261,9 @@ app.add_typer(store_app, name="store")
 app.add_typer(fact_set_app, name="fact-set")
 evaluate_app.command()(lds)
 evaluate_app.command()(mislabelled_text)
+evaluate_app.command()(pbrf)
+evaluate_app.command()(loo)
+evaluate_app.command()(mislabelled)
 app.add_typer(evaluate_app, name="evaluate")
 
 

@@ -235,6 +235,17 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # one row per (study, retraining, sequence that it was not taught)
     "removals": _schema(("study_id", pa.string()), ("retraining", pa.string()), ("sequence_id", pa.int64())),
+    # one row per (study, seed, source, damping, example left out, test example) of a small network: the change of the
+    # test example's loss that an objective measured or a method predicts; no damping where the source has none
+    "loss_changes": _schema(
+        ("study_id", pa.string()),
+        ("seed", pa.int64()),
+        ("source", pa.string()),
+        ("damping", pa.float64()),
+        ("example_id", pa.int64()),
+        ("test_id", pa.int64()),
+        ("change", pa.float64()),
+    ),
 }
 
 # What is made of a corpus part and goes with it; of each index its terms are written last, so they say it is complete.

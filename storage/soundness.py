@@ -51,8 +51,8 @@ def check_tables(store: Store, counts: Counts) -> Iterator[Finding]:
 
 
 def check_tensors(store: Store, counts: Counts) -> Iterator[Finding]:
-    """Every safetensors file of factors and embeddings: its bytes as they were sealed, its numbers finite."""
-    for folder, again in (("factors", "fits them"), ("embeddings", "embeds them")):
+    """Every safetensors file of factors, embeddings and studies: its bytes as they were sealed, its numbers finite."""
+    for folder, again in (("factors", "fits them"), ("embeddings", "embeds them"), ("studies", "makes it")):
         for path in sorted((store.root / folder).glob("**/*.safetensors")):
             found = _wrong_with_tensors(path, counts)
             if found:
@@ -128,5 +128,6 @@ def _remedy(store: Store, relation: str, path: Place, is_merged: bool) -> str:
         "query_outcomes": "delete it: the evaluation of its fact set measures it again",
         "tail_patches": "delete it: the evaluation of its fact set measures it again",
         "retrainings": "delete it: the evaluation that it is part of retrains the model again",
+        "loss_changes": "delete it: the evaluation of its study writes it again",
         "removals": "delete it with the files of its study in retrainings: the evaluation retrains the models again",
     }.get(relation, "restore it from a backup")

@@ -5,6 +5,7 @@ headwater.duckdb                views and macros only; rebuilt and swapped in
 tables/<relation>/**.parquet    the relations of schemas.py; schema.parquet holds the columns and no row
 parts/<part>.json               the manifest of a corpus part; it exists when the part is complete
 factors/<factors_id>/           one EK-FAC fit
+studies/<study_id>/             networks and solutions of a study of small networks
 work/                           what is being written; nothing here is ever read as data
 """
 
