@@ -85,15 +85,7 @@ def lds(
     from flows.lds import METHODS, LdsParameters
     from flows.lds import lds as lds_flow
     from storage.prompts import read_prompts
-    from tasks.retraining_page import (
-        NOTES,
-        describe,
-        describe_spread,
-        lds_table,
-        statements,
-        sweep_table,
-        write_retraining_page,
-    )
+    from tasks.retraining_page import describe, lds_table, notes, statements, sweep_table, write_retraining_page
 
     parameters = LdsParameters.model_validate(
         {
@@ -129,13 +121,12 @@ def lds(
     sweep = sweep_table(study)
     if sweep is not None:
         print_estimates(sweep, console)
-    for note in (NOTES["lds"], NOTES["rise"], describe_spread(study)):
+    for note in notes(study):
         console.print(Text(note, style="dim"), soft_wrap=True)
     if output is not None:
         _say_page(console, write_retraining_page(study, Path(output)), began)
-    for statement in statements(study)[:2]:
-        line = f"next  headwater sql --store {shell_word(study.store)} {shell_word(statement)}"
-        console.print(line, markup=False, soft_wrap=True)
+    line = f"next  headwater sql --store {shell_word(study.store)} {shell_word(statements(study)[0])}"
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def print_estimates(table: Table, console: Console) -> None:

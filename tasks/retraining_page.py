@@ -69,6 +69,12 @@ def describe_spread(study: RetrainingStudy) -> str:
     )
 
 
+def notes(study: RetrainingStudy) -> tuple[str, ...]:
+    """What is to be known of the figures that the study has."""
+    risen = any(RISE in of for of in study.figures.values())
+    return (NOTES["lds"], *([NOTES["rise"]] if risen else []), describe_spread(study))
+
+
 def write_retraining_page(study: RetrainingStudy, output: Path) -> Path:
     """Write one self-contained page about a study."""
     scores = {named(name): study.figures[name]["lds"] for name in study.by_score()}
@@ -80,7 +86,7 @@ def write_retraining_page(study: RetrainingStudy, output: Path) -> Path:
             bars(scores, "LDS"),
             0.75 + 0.34 * len(scores),
             "The bar is the mean over queries, the line its 95 % interval.",
-            (NOTES["lds"], NOTES["rise"], describe_spread(study)),
+            notes(study),
         )
     ]
     if rises:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_db")
 
 
 def labelled() -> list[dict]:
-    """Forty times each of five animals has its own place: what is swapped contradicts all others."""
+    """Twelve times each of five animals goes to its own place: what is swapped contradicts the others."""
     pairs = list(zip(worlds.ANIMALS[:5], worlds.PLACES[:5], strict=True))
     return [
         {"document_id": f"d{k}", "text": f"The {animal} went to the {place}.", "answer": place}
@@ -25,11 +25,12 @@ def labelled() -> list[dict]:
     ]
 
 
-def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_path, gpt2, monkeypatch, capsys):
+def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_path, monkeypatch, capsys):
     corpus = worlds.write_jsonl(tmp_path / "corpus.jsonl", labelled())
     words = (
-        "evaluate", "mislabelled-text", corpus, "--directory", tmp_path / "work", "--model", gpt2, "--seeds", 1,
-        "--epochs", 8, "--learning-rate", 5e-3, "--precision", "float32", "-o", tmp_path / "page.html",
+        "evaluate", "mislabelled-text", corpus, "--directory", tmp_path / "work", "--model",
+        worlds.save_gpt2(tmp_path / "model", width=32), "--seeds", 1,
+        "--epochs", 15, "--learning-rate", 1e-2, "--precision", "float32", "-o", tmp_path / "page.html",
     )  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["headwater", *map(str, words)])
     with pytest.raises(SystemExit) as leaving:
@@ -49,6 +50,6 @@ def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_pat
     for method, scores in (("ekfac", ekfac), ("identity", norm**2)):
         first = np.argsort(-scores)[:12]
         assert found[method] == pytest.approx(wrong[first].sum() / 6)
-    assert found["loss"] == 1.0  # nothing else is surprising in this corpus
-    assert found["ekfac"] > 0.8
+    assert found["loss"] == found["ekfac"] == 1.0  # nothing else is surprising in this corpus
+    assert found["random"] < 0.7
     assert "self-influence, EK-FAC" in (tmp_path / "page.html").read_text()
