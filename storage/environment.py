@@ -8,6 +8,8 @@ DEFAULTS = {
     "DO_NOT_TRACK": "1",  # Prefect client, Hugging Face hub
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # Without PREFECT_API_URL Prefect starts a server for the run and gives it 20 s, which a busy machine may not keep.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "false",
     "WANDB_MODE": "disabled",
