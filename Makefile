@@ -8,7 +8,10 @@ STORE ?= demo/store
 MODEL ?= demo/model
 FOLDER ?= demo/corpus
 
-.PHONY: demo up test test-e2e test-slow lint types clean
+# Where the evaluations leave their store and pages.
+EVALUATED ?= evaluated
+
+.PHONY: demo up evaluate-small test test-e2e test-slow lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headwater demo
@@ -17,6 +20,17 @@ up: $(VENV)/.installed
 	@exec $(BIN)/python deployments/up.py --store "$(STORE)" --model "$(MODEL)" --folder "$(FOLDER)" \
 		$(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(GPUS),--gpus "$(GPUS)") \
 		$(if $(TRACE_CRON),--trace-cron "$(TRACE_CRON)") $(if $(DATABASE),--database "$(DATABASE)")
+
+# The small tables of "Is it true?" in the README, on small networks.
+evaluate-small: $(VENV)/.installed
+	$(BIN)/headwater evaluate pbrf --store $(EVALUATED)/store --table digits --cluster local \
+		-o $(EVALUATED)/pbrf-digits.html
+	$(BIN)/headwater evaluate pbrf --store $(EVALUATED)/store --table diabetes --hidden 16,16 --epochs 100 \
+		--learning-rate 0.05 --cluster local -o $(EVALUATED)/pbrf-diabetes.html
+	$(BIN)/headwater evaluate loo --store $(EVALUATED)/store --table digits --cluster local \
+		-o $(EVALUATED)/loo-digits.html
+	$(BIN)/headwater evaluate mislabelled --store $(EVALUATED)/store --table digits --cluster local \
+		-o $(EVALUATED)/mislabelled-digits.html
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow and not e2e"
@@ -42,4 +56,4 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo evaluated

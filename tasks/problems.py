@@ -39,7 +39,7 @@ class NetworkParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hidden: tuple[int, ...] = Field(
-        (32, 32), description="widths of the hidden layers; rectified for classes, tanh for numbers"
+        (32,), description="widths of the hidden layers; rectified for classes, tanh for numbers"
     )
     training: DescentParameters = Field(default_factory=DescentParameters)
 

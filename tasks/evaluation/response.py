@@ -49,9 +49,9 @@ class DescentParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(60, ge=1, le=100_000, description="passes over the training examples")
+    epochs: int = Field(20, ge=1, le=100_000, description="passes over the training examples")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="examples per step")
-    learning_rate: float = Field(0.05, gt=0, description="step size at the start")
+    learning_rate: float = Field(0.02, gt=0, description="step size at the start")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd with momentum .9, or adam")
 
     @property
