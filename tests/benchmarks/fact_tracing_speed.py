@@ -32,7 +32,6 @@ def main() -> None:
         os.environ |= {
             "PREFECT_HOME": str(Path(folder, "prefect")), "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_LOGGING_LEVEL": "ERROR",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         }  # fmt: skip
         measure(arguments, Path(folder, "store"))
 
