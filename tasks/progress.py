@@ -14,16 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 ARTIFACT_SECONDS = 2.0  # an artifact update is a request to the server; more often would slow the work
+PACE_SECONDS = 86_400.0  # that the pace is measured over: in rich's 30 s not one training ends, so none would be left
 
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yield `advance(n)`, which reports n more of `total` done."""
     console = Console(file=sys.stderr)
-    bar = Progress(
-        TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    )  # fmt: skip
+    bar = make_bar(console)
     artifact = _Artifact(label, total)
     with bar if console.is_terminal else nullcontext():
         row = bar.add_task(label, total=total)
@@ -34,6 +32,14 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
         yield advance
         artifact.finish()
+
+
+def make_bar(console: Console) -> Progress:
+    """What is done of a job, and how much time is left at the pace so far."""
+    return Progress(
+        TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True, speed_estimate_period=PACE_SECONDS,
+    )  # fmt: skip
 
 
 class _Artifact:
