@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.console import StoreOption, make_console, make_table, shell_word
+from flows.console import make_console, make_table, shell_word
 from storage.text import printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ NAMED = 5  # queries that were left out and are named
 @evaluate_app.command("fact-tracing")
 def fact_tracing(
     facts: Annotated[str, typer.Option("--set", help="folder with abstracts.parquet and queries.parquet")],
-    store: StoreOption,
+    store: Annotated[
+        str | None, typer.Option(help="directory of a store for this set alone; default: the set's name and -store")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="model to be taught the set; none: a new one, untrained")] = None,
     revision: Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")] = None,
     checkpoints: Annotated[str | None, typer.Option(help="directory of a training that is over, instead")] = None,
@@ -61,7 +63,7 @@ def fact_tracing(
     asked = [name.strip() for given in methods or [] for name in given.split(",") if name.strip()]
     parameters = FactTracingParameters.model_validate(
         {
-            "store": store,
+            "store": store or f"{Path(facts).resolve().name}-store",
             "facts": facts,
             "model": None if model is None else {"name": model, "revision": revision},
             "checkpoints": checkpoints,
@@ -94,9 +96,9 @@ def fact_tracing(
 
 def print_study(study: FactStudy, console: Console) -> None:
     """The tables of a study: every slice that has queries, the time of each method, and what was left out."""
-    from tasks.fact_tables import NOTES, tables, times
+    from tasks.fact_tables import notes, tables, times
 
-    for note in (NOTES["table"], NOTES["chosen"], NOTES["taught"]):
+    for note in notes(study).values():
         console.print(Text(note, style="dim"))
     for table in tables(study):
         console.print()

@@ -8,8 +8,10 @@ number in their name. Pickle is opened with `weights_only`, so no code of a file
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import get_parameter_names
 
-from storage.checkpoints import empty_model
+from storage.checkpoints import empty_model, tokenizer_fingerprint
 from storage.errors import MismatchError, ModelError
 from storage.store import read_json
 from storage.tensors import read_tensors
+
+log = logging.getLogger(__name__)
 
 MOMENTS = "second_moments.safetensors"
 NOTE = "checkpoint.json"
@@ -44,8 +48,8 @@ class Checkpoint:
     second_moments: Path | None
 
 
-def read_trajectory(directory: str | Path) -> tuple[Checkpoint, ...]:
-    """The checkpoints in a directory, by step; they must be of one model."""
+def read_trajectory(directory: str | Path, model: Path | None = None) -> tuple[Checkpoint, ...]:
+    """The checkpoints in a directory, by step; they must be of one model, of `model` if it is given."""
     folder = Path(directory).expanduser().resolve()
     if not folder.is_dir():
         raise ModelError(
@@ -73,7 +77,11 @@ def read_trajectory(directory: str | Path) -> tuple[Checkpoint, ...]:
             remedy="Name the directory that the training wrote its checkpoints into.",
         )
     ordered = tuple(found[step] for step in sorted(found))
-    _require_one_shape(ordered)
+    _require_one_shape([*([model] if model else []), *(checkpoint.path for checkpoint in ordered)])
+    if model is not None:
+        _require_tokenizer(model, ordered)
+    if ordered[0].step == 0 and _STEP.search(ordered[0].path.name) is None and len(ordered) > 1:
+        log.warning("%s counts as the model before training, whose step is 0", ordered[0].path)
     return ordered
 
 
@@ -136,18 +144,31 @@ def _moments(path: Path) -> Path | None:
     return next((path / name for name in (MOMENTS, OPTIMIZER) if (path / name).exists()), None)
 
 
-def _require_one_shape(checkpoints: tuple[Checkpoint, ...]) -> None:
-    first, *others = checkpoints
-    expected = _shapes(first.path)
+def _require_one_shape(paths: Sequence[Path]) -> None:
+    first, *others = paths
+    expected = _shapes(first)
     for other in others:
-        found = _shapes(other.path)
+        found = _shapes(other)
         if found != expected:
             name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
             raise MismatchError(
-                f"checkpoint {other.path}",
-                expected=f"the weights of {first.path.name}: {name} {expected.get(name, 'absent')}",
+                f"checkpoint {other}",
+                expected=f"the weights of {first.name}: {name} {expected.get(name, 'absent')}",
                 found=f"{name} {found.get(name, 'absent')}",
-                remedy="Keep checkpoints of one training in a directory.",
+                remedy="Keep checkpoints of one training in a directory, and name the model that it made.",
+            )
+
+
+def _require_tokenizer(model: Path, checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse checkpoints that have a tokenizer of their own, and not the model's: their tokens mean other words."""
+    expected = tokenizer_fingerprint(model)
+    for path in (checkpoint.path for checkpoint in checkpoints):
+        if (path / "tokenizer.json").exists() and tokenizer_fingerprint(path) != expected:
+            raise MismatchError(
+                f"checkpoint {path}",
+                expected=f"the tokenizer of {model}",
+                found="another one",
+                remedy="Name the model that the training of these checkpoints made.",
             )
 
 

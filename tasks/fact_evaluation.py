@@ -103,9 +103,10 @@ def _forms(
             forms[method, form] = {name: metrics[name] for name in FORM_METRICS}
             if (form.normalise, form.steps) == ("unit", MEAN):
                 options[form.name] = scores
-        if options:
-            ranked = {form.name: metrics["mrr"] for (of, form), metrics in forms.items() if of == method}
-            chosen[method] = choose_on_other_half({name: ranked[name] for name in options}, half_of)
+        ranked = {form.name: metrics["mrr"] for (of, form), metrics in forms.items() if of == method}
+        names = choose_on_other_half({name: ranked[name] for name in options}, half_of) if options else {}
+        if names:
+            chosen[method] = names
             best[method] = {half: options[name] for half, name in chosen[method].items()}
             methods[f"{method}[{CHOSEN}]"] = _by_half(rankings, best[method], half_of)
     if len(best) == 2:

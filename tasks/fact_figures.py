@@ -30,17 +30,21 @@ def marks_of_methods(study: FactStudy) -> tuple[Draw, int]:
     return marks(rows, names, "MRR, with 95 % intervals over queries"), len(rows)
 
 
-def recall_curves(study: FactStudy) -> Draw:
-    """Share found among the first k, of as many as k places hold, for the best methods of several kinds."""
+def best_methods(study: FactStudy) -> list[str]:
+    """The first methods of the main table; none of them draws at random."""
+    return [method for method in study.methods(study.main_slice) if not method.startswith("random")][:SHOWN]
+
+
+def recall_curves(study: FactStudy, methods: Sequence[str]) -> Draw:
+    """Share found among the first k, of as many as k places hold, by method."""
     of = study.main_slice
-    best = [m for m in study.methods(of) if not m.startswith("random")][:SHOWN]
     curves = [
         Curve(
             label_of(method),
             tuple(map(float, DEPTHS)),
             tuple(study.summaries[of][method, f"capped_recall@{k}"].estimate for k in DEPTHS),
         )
-        for method in best
+        for method in methods
     ]
     return panels([Panel("", "first k documents", "found, of as many as possible", tuple(curves), unit=True)])
 

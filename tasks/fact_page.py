@@ -11,11 +11,11 @@ import numpy as np
 from markupsafe import Markup
 
 from storage.pages import presentable, render, source, visible, write_page
-from tasks.evaluation.comparison import ALL, SLICES
-from tasks.fact_figures import grid_of_steps, marks_of_methods, recall_curves, saturation_panels
+from tasks.evaluation.comparison import SLICES
+from tasks.fact_figures import best_methods, grid_of_steps, marks_of_methods, recall_curves, saturation_panels
 from tasks.fact_plots import DARK, LIGHT, WIDTH, Draw, svg
-from tasks.fact_scores import TAUGHT, FactStudy
-from tasks.fact_tables import NOTES, figure, form_tables, label_of, slice_title, tables, times
+from tasks.fact_scores import FactStudy
+from tasks.fact_tables import figure, form_tables, label_of, notes, slice_title, tables, times
 
 NAMED = 40  # queries that were left out and are named
 
@@ -36,8 +36,8 @@ def page_values(study: FactStudy) -> dict[str, Any]:
         "numbers": _numbers(study),
         "tables": [vars(table) for table in tables(study)],
         "forms": [vars(table) for table in forms],
-        "notes": {**NOTES, "forms": f"MRR of other forms of the same methods. {described}; nothing is chosen here, so "
-                  "the best of a table looks better than it would on other queries."},
+        "notes": {**notes(study), "forms": f"MRR of other forms of the same methods. {described}; nothing is chosen "
+                  "here, so the best of a table looks better than it would on other queries."},
         "captions": _captions(described),
         "saturation": has_steps,
         "slices": {"names": list(SLICES), "rows": [[found[name] for name in SLICES] for found in study.slice_sizes]},
@@ -49,8 +49,6 @@ def page_values(study: FactStudy) -> dict[str, Any]:
         ],
         "commands": [study.command, *_statements(study)],
     }  # fmt: skip
-    if not any((name, TAUGHT["nats"]) in study.summaries[ALL] for name in study.runs[0].methods):
-        values["notes"]["taught"] = ""
     return presentable(values) | {"figures": _figures(study, has_steps), "style": _style()}
 
 
@@ -58,8 +56,11 @@ def _figures(study: FactStudy, has_steps: bool) -> dict[str, Any]:
     methods, n_methods = marks_of_methods(study)
     found = {
         "methods": _figure(methods, 0.75 + 0.34 * n_methods, "MRR of each method with its interval, by slice"),
-        "recall": _figure(recall_curves(study), 3.2, "Share of true documents found among the first k, by method"),
     }
+    if followed := best_methods(study):
+        found["recall"] = _figure(
+            recall_curves(study, followed), 3.2, "Share of true documents found among the first k, by method"
+        )
     if has_steps:
         found["saturation"] = _figure(
             saturation_panels(study), 3.1, "MRR of TracIn, gradient norm and answer probability against training step"
@@ -88,8 +89,8 @@ def _lead(study: FactStudy) -> str:
     ranked, true = (np.array(numbers) for numbers in zip(*sizes, strict=True))
     states = f"{true[0]}" if true.min() == true.max() else f"{true.min()} to {true.max()}, median {np.median(true):g},"
     return (
-        f"{len(study.runs[0].slice_of):,} facts are asked for, each of which training text states. Every method ranks "
-        f"the same {ranked.mean():,.0f} candidates of a query (mean), of which {states} state its fact."
+        f"{len(study.runs[0].slice_of):,} queries ask for facts that training text states. Every method ranks the "
+        f"same {ranked.mean():,.0f} candidates of a query (mean), of which {states} state its fact."
     )
 
 

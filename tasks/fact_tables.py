@@ -10,11 +10,19 @@ from tasks.evaluation.comparison import ALL, Summary
 from tasks.evaluation.forms import LEARNING_RATES, MEAN, Form
 from tasks.evaluation.ranking import Spread, spread
 from tasks.fact_scores import BASELINE, CHOSEN, FIRST, TAUGHT, TRUTH, FactStudy
+from tasks.methods import GRADIENT, SOLVED, TEXT, TRAJECTORY
+from tasks.metrics import CURVED
 
 LABELS = {
     "ekfac": "EK-FAC",
     "kfac": "K-FAC",
     "identity": "gradient dot",
+    "cg": "conjugate gradients",
+    "lissa": "LiSSA",
+    "arnoldi": "Arnoldi",
+    "datainf": "DataInf",
+    "diagonal": "diagonal Fisher",
+    "exact": "exact",
     "tracin": "TracIn",
     "embedding": "EMBED",
     "tracin+embedding": "TracIn + EMBED",
@@ -39,11 +47,11 @@ COLUMNS = {
 # What runs in which stage, as `runs.stages` has them; gradients are compared in the last checkpoint's pass, where it is
 # the run's model, and otherwise in scores.
 STAGES = {
-    "factors": ("ekfac", "kfac"),
-    "query gradients": ("ekfac", "kfac", "identity"),
-    "checkpoints": ("tracin", "embedding", "tracin+embedding", "ekfac", "kfac", "identity"),
-    "scores": ("ekfac", "kfac", "identity"),
-    "texts": ("bm25plus", "random_target"),
+    "factors": (*CURVED, *SOLVED),
+    "query gradients": GRADIENT,
+    "checkpoints": (*TRAJECTORY, *GRADIENT),
+    "scores": GRADIENT,
+    "texts": TEXT,
 }
 NOTES = {
     "table": "Means with 95 % bootstrap intervals over queries; ± is the standard deviation over seeds. P@k, R@k: "
@@ -221,6 +229,17 @@ def figure(value: float, digits: int, signed: bool) -> str:
     return sign + text.removeprefix("0") if text.startswith("0.") else sign + text
 
 
+def notes(study: FactStudy) -> dict[str, str]:
+    """What a reader of the tables must know, of what stands in them."""
+    methods = study.runs[0].methods
+    holds = {
+        "table": True,
+        "chosen": any(name.endswith(f"[{CHOSEN}]") for name in methods),
+        "taught": any((name, TAUGHT["nats"]) in study.summaries[ALL] for name in methods),
+    }
+    return {name: text for name, text in NOTES.items() if holds[name]}
+
+
 def tables(study: FactStudy) -> list[Table]:
     """All queries and every slice that figures speak of, the main one first."""
     return [method_table(study, of) for of in dict.fromkeys([study.main_slice, ALL, *study.shown_slices])]
@@ -233,7 +252,7 @@ def times(study: FactStudy) -> list[Time]:
     return [
         Time(
             stage,
-            ", ".join(LABELS[name] for name in methods if name in asked),
+            ", ".join(label_of(name) for name in methods if name in asked),
             spread([cost.get(stage, {}).get("seconds", 0.0) for cost in costs]),
         )
         for stage, methods in STAGES.items()

@@ -162,4 +162,13 @@ def _trajectory(model: Path, method: MethodParameters) -> tuple[Checkpoint, ...]
         return ()
     if method.trajectory.checkpoints is None:
         return (Checkpoint(model, max(1, method.trajectory.first_step), None, None),)
-    return read_trajectory(Path(method.trajectory.checkpoints))
+    checkpoints = read_trajectory(Path(method.trajectory.checkpoints), model)
+    first = method.trajectory.first_step
+    if checkpoints[-1].step < first:
+        raise InputError(
+            f"checkpoints {method.trajectory.checkpoints}",
+            expected=f"one after step {first} of the training or later",
+            found=f"none after step {checkpoints[-1].step}",
+            remedy="Take in earlier ones (--first-step 0), or leave --checkpoints out: the model then counts as one.",
+        )
+    return checkpoints

@@ -90,13 +90,13 @@ def halves(fact_of: Mapping[str, str]) -> dict[str, int]:
 
 
 def choose_on_other_half(variants: Mapping[str, Mapping[str, float]], half_of: Mapping[str, int]) -> dict[int, str]:
-    """By half, the variant with the best mean on the other half; of equal ones the first.
+    """By half, the variant with the best mean on the other half, of equal ones the first; nothing for a single half.
 
     Chosen on the queries that it is reported on, the best of many looks better than it is: as in the paper's tables.
     """
     chosen = {}
-    for half in (0, 1):
-        others = [query for query, mine in half_of.items() if mine != half] or list(half_of)
+    for half in (0, 1) if len(set(half_of.values())) == 2 else ():
+        others = [query for query, mine in half_of.items() if mine != half]
         means = {name: math.fsum(values[query] for query in others) / len(others) for name, values in variants.items()}
         chosen[half] = max(means, key=lambda name: means[name])  # max keeps the first of equals
     return chosen

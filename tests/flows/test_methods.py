@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_the_last_checkpoint_is_passed_once_for_all_methods(world, tmp_path, mon
     assert np.abs(left - right).max() < 1e-5 * np.abs(right).max()
     assert len(right) == 48
     assert np.isfinite(left).all()
+
+
+def test_a_trajectory_without_a_checkpoint_after_the_first_step_is_refused(world, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(world[0] / "checkpoints" / "checkpoint-0", checkpoints / "checkpoint-0")
+    method = MethodParameters(method="tracin", trajectory=TrajectoryParameters(checkpoints=str(checkpoints)))
+    with pytest.raises(InputError, match="one after step 1 of the training or later, found none after step 0"):
+        trace(parameters(world, tmp_path / "s", method))
 
 
 def cosine(query: dict, text: dict, names, divisors=None) -> float:

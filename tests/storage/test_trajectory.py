@@ -80,6 +80,19 @@ def test_checkpoints_of_different_shapes_and_half_written_ones_are_refused_by_na
         read_trajectory(tmp_path)
 
 
+def test_checkpoints_of_another_model_or_another_tokenizer_are_refused_by_name(tmp_path, gpt2, llama):
+    copies(gpt2, tmp_path, "checkpoint-1", "checkpoint-2")
+    assert len(read_trajectory(tmp_path, gpt2)) == 2
+    with pytest.raises(MismatchError, match=r"checkpoint-1: expected the weights of .*found"):
+        read_trajectory(tmp_path, llama)
+    path = copies(gpt2, tmp_path, "checkpoint-3") / "checkpoint-3" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(MismatchError, match=r"checkpoint-3: expected the tokenizer of .*found another one"):
+        read_trajectory(tmp_path, gpt2)
+
+
 @pytest.mark.parametrize("model", ["gpt2", "llama"])
 def test_moments_of_a_hugging_face_trainer_go_to_the_weights_they_belong_to(tmp_path, request, model):
     network, optimizer = hugging_face_training(request.getfixturevalue(model), tmp_path)

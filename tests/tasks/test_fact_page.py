@@ -85,3 +85,19 @@ def test_outcomes_without_gradients_are_shown_alone(tmp_path):
     page = write_fact_page(fact_studies.study(run), tmp_path / "page.html").read_text()
     assert "Saturation" in page
     assert page.count("<img") == 3
+
+
+def test_a_study_of_chance_alone_has_a_page_without_the_curve_that_needs_a_method(tmp_path):
+    study = fact_studies.study(fact_studies.run_scores("run-1", {"random": MRR["tracin"]}))
+    elements = Elements(write_fact_page(study, tmp_path / "page.html").read_text())
+    assert "random" in elements.text
+    pictures = [attributes["alt"] for tag, attributes in elements.found if tag == "img"]
+    assert pictures
+    assert not [alt for alt in pictures if "first k" in alt]
+
+
+def test_notes_speak_of_what_stands_in_the_tables(tmp_path):
+    plain = Elements(write_fact_page(plain_study(), tmp_path / "plain.html").read_text()).text
+    assert "halved by fact" not in plain
+    chosen = fact_studies.study(fact_studies.run_scores("run-1", MRR | {"tracin[chosen]": MRR["tracin"]}))
+    assert "halved by fact" in Elements(write_fact_page(chosen, tmp_path / "chosen.html").read_text()).text

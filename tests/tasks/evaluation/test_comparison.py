@@ -88,5 +88,5 @@ def test_choosing_among_many_equal_variants_gains_nothing_on_the_other_half():
     assert fitted == pytest.approx(0.5, abs=3 * math.sqrt(1 / 12 / 400))
 
 
-def test_a_single_fact_is_its_own_choice():
-    assert cross_fitted({"x": {"a": 0.2}, "y": {"a": 0.3}}, halves({"a": "f"})) == {"a": 0.3}
+def test_a_single_fact_has_no_other_half_to_choose_on():
+    assert choose_on_other_half({"x": {"a": 0.2}, "y": {"a": 0.3}}, halves({"a": "f"})) == {}
