@@ -89,10 +89,10 @@ def _retrain(unit: Unit) -> None:
 
 
 def _responses(unit: Unit, problem: Problem, trained: Weights, left_out: torch.Tensor) -> dict[str, torch.Tensor]:
-    asked, metrics = unit.study.asked, System(problem, trained).metrics(unit.damping)
+    asked = unit.study.asked
     objective: Literal["proximity", "pbrf"] = "pbrf" if unit.objective == "pbrf" else "proximity"
     minima = [
-        respond(problem, objective, trained, z, metrics, unit.damping, asked.iterations, asked.tolerance)
+        respond(problem, objective, trained, z, unit.damping, asked.iterations, asked.tolerance)
         for z in left_out.tolist()
     ]
     found = {name: torch.stack([minimum.weights[name] for minimum in minima]) for name in trained}

@@ -30,9 +30,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from tasks.evaluation.perceptron import Problem, Weights, loss_gradients, network
-from tasks.influence.ekfac import Metric
 from tasks.influence.errors import InfluenceError
-from tasks.influence.vectors import inner, unflatten
+from tasks.influence.vectors import norm, unflatten
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -65,7 +64,7 @@ class Minimum:
     """A network that minimises an objective, and how far it is from that."""
 
     weights: Weights
-    residual: float  # ‖∇‖ at the end relative to that of the example's own term at θˢ, in EK-FAC's coordinates
+    residual: float  # ‖∇‖ at the end relative to that of the example's own term, ε ‖∇L(z, θˢ)‖
     iterations: int
 
 
@@ -91,15 +90,13 @@ def respond(
     objective: Minimised,
     trained: Weights,
     left_out: int,
-    metrics: dict[str, Metric],
     damping: float,
     iterations: int,
     tolerance: float,
 ) -> Minimum:
     """The minimum of an objective near the trained network, by L-BFGS over all examples (Liu & Nocedal 1989).
 
-    It works in coordinates in which EK-FAC's damped matrix is the identity, and stops where the residual is below the
-    tolerance or the iterations are over.
+    It stops where the residual is below the tolerance or the iterations are over.
     """
     like = {name: matrix[None] for name, matrix in trained.items()}
     before = network(trained, problem.inputs, problem.kind)
@@ -107,34 +104,30 @@ def respond(
 
     def value(place: np.ndarray) -> tuple[float, np.ndarray]:
         rows = torch.tensor(place, requires_grad=True)
-        moves = _moves(rows, like, metrics, damping)
-        weights = {name: trained[name] + move for name, move in moves.items()}
+        weights = _moved(trained, rows, like)
         outputs = network(weights, problem.inputs, problem.kind)
         if objective == "pbrf":
             whole = problem.divergences(outputs, before).mean()
         else:
             whole = problem.losses(outputs, problem.targets).mean()
         own = problem.losses(network(weights, own_input, problem.kind), own_target)[0]
-        near = sum((move.square().sum() for move in moves.values()), torch.zeros(()))
-        total = problem.n * (whole + damping / 2 * near) - own  # N times the objective, which is of the size of 1/N
+        # N times the objective, whose gradient is of the size of 1/N.
+        total = problem.n * (whole + damping / 2 * rows.square().sum()) - own
         [gradient] = torch.autograd.grad(total, rows)
         return float(total.detach()), gradient.numpy()
 
-    start = np.zeros(sum(matrix.numel() for matrix in trained.values()))
-    own_gradient = loss_gradients(problem, trained, own_input, own_target)
-    preconditioned = {name: metrics[name].precondition(value.float()) for name, value in own_gradient.items()}
-    own_term = float(inner(own_gradient, preconditioned).sqrt())
+    d = sum(matrix.numel() for matrix in trained.values())
+    own_term = float(norm(loss_gradients(problem, trained, own_input, own_target)))
     found = minimize(
         value,
-        start,
+        np.zeros(d),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": iterations, "maxfun": 10 * iterations, "maxcor": MEMORY, "ftol": 0.0,
-                 "gtol": tolerance * own_term / math.sqrt(len(start))},
+        options={"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": MEMORY, "ftol": 0.0,
+                 "gtol": tolerance * own_term / math.sqrt(d)},
     )  # fmt: skip
-    moves = _moves(torch.tensor(found.x), like, metrics, damping)
     residual = float(np.linalg.norm(found.jac)) / max(own_term, torch.finfo(torch.float64).tiny)
-    return Minimum({name: trained[name] + move for name, move in moves.items()}, residual, int(found.nit))
+    return Minimum(_moved(trained, torch.tensor(found.x), like), residual, int(found.nit))
 
 
 def output_distance(left: Float[Tensor, "m n v"], right: Float[Tensor, "m n v"]) -> Float[Tensor, "m"]:
@@ -153,15 +146,9 @@ def losses_on_tests(problem: Problem, weights: Weights) -> Float[Tensor, "m t"]:
     return vmap(lambda some: problem.losses(some, problem.test_targets))(outputs)
 
 
-def _moves(rows: Float[Tensor, "d"], like: Weights, metrics: dict[str, Metric], damping: float) -> Weights:
-    """Q [x / √(Λ + λ)] Qᵀ of each matrix: coordinates in which EK-FAC's damped matrix is the identity."""
-    found = {}
-    for name, part in unflatten(rows[None], like).items():
-        metric = metrics[name]
-        scaled = part[0] * (metric.eigenvalues.double() + damping).rsqrt()
-        out, inp = metric.out.to(torch.float64), metric.inp.to(torch.float64)
-        found[name] = out.right_transposed(inp.right_transposed(scaled).mT).mT
-    return found
+def _moved(trained: Weights, rows: Float[Tensor, "d"], like: Weights) -> Weights:
+    """The trained network with a step added."""
+    return {name: trained[name] + step[0] for name, step in unflatten(rows[None], like).items()}
 
 
 def _descend(

@@ -4,8 +4,8 @@ python tests/benchmarks/solver_cost.py [--widths 8 16 32 64 100] [--rounds 3] [-
 
 Networks with one hidden layer learn scikit-learn's digits (n = 1,437) for a few steps, and 8 gradients are solved for.
 Written out, G takes D products of O(n·D) each and the solve D³/3 multiplications; conjugate gradients and LiSSA take a
-fixed number of products, EK-FAC two passes and the eigenvectors of its factors. Slopes are of log seconds against log
-D, by least squares.
+fixed number of products, EK-FAC two passes and the eigenvectors of its factors. Seconds are a processor's, on one
+thread, so that what else runs does not count; slopes are of log seconds against log D, by least squares.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def _size(weights: Weights) -> int:
 
 
 def _seconds(way: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     way()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def slope(d: list[int], seconds: list[float]) -> float:

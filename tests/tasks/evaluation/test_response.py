@@ -60,7 +60,7 @@ def test_minimised_objectives_of_a_linear_regression_are_ridge_regressions_aroun
     rest = theta @ x - y
     right = np.outer(x, rest) / n - (a @ theta.T - b if objective == "proximity" else 0)
     expected = theta + np.linalg.solve(a - np.outer(x, x) / n + LAM * np.eye(len(x)), right).T
-    found = respond(problem, objective, weights, Z, System(problem, weights).metrics(LAM), LAM, 200, 1e-8)
+    found = respond(problem, objective, weights, Z, LAM, 200, 1e-8)
     assert_agree(found.weights["layer 0"], expected, 1e-7)
     assert found.residual < 1e-6
 
@@ -88,7 +88,7 @@ def test_the_more_examples_the_nearer_a_response_is_to_its_linearisation(kind):
         system = System(problem, weights)
         given = loss_gradients(problem, weights, problem.inputs[Z][None], problem.targets[Z][None])
         moved = system.converged(given, LAM).vectors
-        response = respond(problem, "pbrf", weights, Z, system.metrics(LAM), LAM, 500, 1e-6)
+        response = respond(problem, "pbrf", weights, Z, LAM, 500, 1e-6)
         step = torch.cat([(response.weights[name] - weights[name]).flatten() for name in weights])
         tangent = torch.cat([(moved[name][0] / problem.n).flatten() for name in weights])
         distances.append(float((step - tangent).norm() / tangent.norm()))
