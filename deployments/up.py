@@ -23,7 +23,7 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 POOL = "headwater"
-START_SECONDS, STOP_SECONDS = 120, 30
+START_SECONDS, STOP_SECONDS = 600, 30  # a server that dies is noticed at once; one on a busy machine is waited for
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
