@@ -20,6 +20,7 @@ from flows.training import TrainParameters, train
 from storage.checkpoints import find_checkpoint
 from storage.digests import digest_of
 from storage.errors import InputError
+from storage.fact_files import DOCUMENT_ID
 from storage.fact_sets import FactQuery, FactSet, read_fact_set
 from storage.store import Store, create_store
 from storage.trajectory import read_trajectory
@@ -101,7 +102,7 @@ def _taught(parameters: FactTracingParameters, fact_set: FactSet, seed: int) -> 
         last = read_trajectory(folder)[-1].path
         return (find_checkpoint(parameters.model.name, parameters.model.revision) if parameters.model else last), folder
     training = parameters.training.model_copy(update={"seed": parameters.training.seed + seed})
-    made_from = [fact_set.fingerprint, parameters.model, parameters.shape, training, parameters.cut]
+    made_from = [fact_set.documents_fingerprint, parameters.model, parameters.shape, training, parameters.cut]
     root = Path(parameters.trainings or f"{parameters.store.rstrip('/')}-trainings").expanduser().resolve()
     folder = root / f"{digest_of([str(part) for part in made_from])[:10]}-seed-{seed}"
     train(
@@ -119,7 +120,9 @@ def _taught(parameters: FactTracingParameters, fact_set: FactSet, seed: int) -> 
 
 
 def _corpus(parameters: FactTracingParameters, fact_set: FactSet) -> CorpusParameters:
-    return CorpusParameters(inputs=(str(fact_set.documents_path),), **parameters.cut.model_dump())
+    return CorpusParameters(
+        inputs=(str(fact_set.documents_path),), id_column=DOCUMENT_ID, **parameters.cut.model_dump()
+    )
 
 
 def _candidates(

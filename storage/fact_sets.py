@@ -23,20 +23,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.database import statement
-from storage.digests import digest_of, digest_of_file
+from storage.digests import digest_of_file
 from storage.errors import InputError
+from storage.fact_files import (
+    ABSTRACTS,
+    ALIASES,
+    CANDIDATES,
+    COLUMNS,
+    DOCUMENT_ID,
+    NAMED,
+    QUERIES,
+    QUERY_ID,
+    TEXT,
+    has_aliases,
+    read_columns,
+    require_ids,
+    require_prompts,
+)
 from storage.settings import settings
 from storage.store import explain_write
 
-ABSTRACTS, QUERIES, CANDIDATES = "abstracts.parquet", "queries.parquet", "candidates.parquet"
 COLLAPSE = b"headwater.collapse"  # in the schema of the documents: the column whose value versions of a text share
-NAMED = 3  # ids in a message
-TEXT = pa.string()
-COLUMNS: dict[str, dict[str, pa.DataType]] = {
-    ABSTRACTS: {"doc_id": TEXT, "text": TEXT, "facts": pa.list_(TEXT)},
-    QUERIES: dict.fromkeys(("query_id", "prompt", "answer", "fact"), TEXT),
-    CANDIDATES: {"query_id": TEXT, "doc_id": TEXT},
-}
 log = logging.getLogger(__name__)
 
 
@@ -57,29 +64,35 @@ class FactSet:
 
     directory: Path
     queries: tuple[FactQuery, ...]
-    fingerprint: str
     without_proponent: tuple[FactQuery, ...] = ()
     without_answer: tuple[FactQuery, ...] = ()
 
     @property
     def documents_path(self) -> Path:
-        """The file of the documents, as `ingest` takes it."""
+        """The file of the documents, as `ingest` takes it; their ids stand in the column DOCUMENT_ID."""
         return self.directory / ABSTRACTS
+
+    @property
+    def documents_fingerprint(self) -> str:
+        """Digest of the documents: what a model is taught, whatever is asked of it."""
+        return digest_of_file(self.documents_path)[:16]
 
 
 def read_fact_set(directory: str | Path) -> FactSet:
     """The set in a folder; queries that cannot be evaluated are left out, counted and named in the log."""
     folder = Path(directory).expanduser().resolve()
-    _require_ids(folder / ABSTRACTS, _read(folder, ABSTRACTS, ["doc_id"])["doc_id"])
-    table = _read(folder, QUERIES)
-    _require_ids(folder / QUERIES, table["query_id"])
-    _require_prompts(folder / QUERIES, table)
+    require_ids(folder / ABSTRACTS, read_columns(folder, ABSTRACTS, [DOCUMENT_ID])[DOCUMENT_ID])
+    table = read_columns(folder, QUERIES)
+    require_ids(folder / QUERIES, table[QUERY_ID])
+    require_prompts(folder / QUERIES, table)
+    if (folder / CANDIDATES).exists():
+        _require_known(folder)
     stated = _proponents(folder)
     queries = list(map(FactQuery, *(table[name].to_pylist() for name in COLUMNS[QUERIES]), _aliases(folder, table)))
     blank = tuple(q for q in queries if not (q.answer or "").strip())
     lost = tuple(q for q in queries if q.query_id not in stated)
     sound = tuple(q for q in queries if q.query_id in stated and (q.answer or "").strip())
-    found = FactSet(folder, sound, _fingerprint(folder), lost, blank)
+    found = FactSet(folder, sound, lost, blank)
     for left_out, reason in ((lost, "whose fact no document holds"), (blank, "without an answer")):
         if left_out:
             log.warning("fact set %s: %d queries %s are left out: %s", folder, len(left_out), reason, _ids(left_out))
@@ -108,7 +121,6 @@ def fixed_candidates(fact_set: FactSet) -> dict[str, tuple[str, ...]] | None:
     if not (folder / CANDIDATES).exists():
         return None
     with _connection(folder, QUERIES, ABSTRACTS, CANDIDATES) as connection:
-        _require_known(folder, connection)
         connection.register("proponents", connection.sql(statement("fact_sets/proponents")).to_arrow_table())
         rows = connection.execute(statement("fact_sets/candidates")).fetchall()
     short = [query_id for query_id, _, n_added in rows if n_added]
@@ -121,10 +133,10 @@ def fixed_candidates(fact_set: FactSet) -> dict[str, tuple[str, ...]] | None:
 def collapse_keys(fact_set: FactSet) -> dict[str, str]:
     """What each document is a version of: maskings of one sentence share a key, any other document is its own."""
     path = fact_set.documents_path
-    column = (pq.read_schema(path).metadata or {}).get(COLLAPSE, b"doc_id").decode()
-    table = _read(fact_set.directory, ABSTRACTS, kinds={"doc_id": TEXT, column: TEXT})
-    keys = pc.coalesce(table[column], table["doc_id"])
-    return dict(zip(table["doc_id"].to_pylist(), keys.to_pylist(), strict=True))
+    column = (pq.read_schema(path).metadata or {}).get(COLLAPSE, DOCUMENT_ID.encode()).decode()
+    table = read_columns(fact_set.directory, ABSTRACTS, kinds={DOCUMENT_ID: TEXT, column: TEXT})
+    keys = pc.coalesce(table[column], table[DOCUMENT_ID])
+    return dict(zip(table[DOCUMENT_ID].to_pylist(), keys.to_pylist(), strict=True))
 
 
 def write_fact_set(
@@ -157,10 +169,6 @@ def write_fact_set(
     return final
 
 
-def _fingerprint(folder: Path) -> str:
-    return digest_of({name: digest_of_file(folder / name) for name in COLUMNS if (folder / name).exists()})[:16]
-
-
 def _write_documents(path: Path, documents: pa.Table | Iterable[pa.Table], collapse: str | None) -> None:
     writer: pq.ParquetWriter | None = None
     try:
@@ -177,9 +185,9 @@ def _write_documents(path: Path, documents: pa.Table | Iterable[pa.Table], colla
 
 def _aliases(folder: Path, table: pa.Table) -> list[tuple[str, ...]]:
     """Other right answers of each query; the column need not be there."""
-    if "aliases" not in pq.read_schema(folder / QUERIES).names:
+    if not has_aliases(folder):
         return [()] * len(table)
-    others = _read(folder, QUERIES, kinds={"aliases": pa.list_(TEXT)})["aliases"].to_pylist()
+    others = read_columns(folder, QUERIES, kinds={ALIASES: pa.list_(TEXT)})[ALIASES].to_pylist()
     answers = table["answer"].to_pylist()
     return [
         tuple(dict.fromkeys(name for name in names or () if name and name.strip() and name != answer))
@@ -212,69 +220,13 @@ def _connection(folder: Path, *names: str) -> Iterator[duckdb.DuckDBPyConnection
         connection.execute(f"set memory_limit = '{settings().memory_limit_gib:.2f}GiB'")
         for name in names:
             columns = [column for column in COLUMNS[name] if column not in ("text", "prompt", "answer")]
-            connection.register(Path(name).stem, _read(folder, name, columns))
+            connection.register(Path(name).stem, read_columns(folder, name, columns))
         yield connection
 
 
-def _read(
-    folder: Path, name: str, columns: list[str] | None = None, kinds: dict[str, pa.DataType] | None = None
-) -> pa.Table:
-    """Columns of one file, as strings and lists of strings whatever Arrow type they were written in."""
-    path, kinds = folder / name, kinds or COLUMNS[name]
-    columns = list(kinds) if columns is None else columns
-    if not path.is_file():
-        listing = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "no such folder"
-        raise InputError(
-            f"fact set {folder}", expected=f"a file {name}", found=listing or "an empty folder",
-            remedy="Name a folder with abstracts.parquet and queries.parquet.",
-        )  # fmt: skip
-    try:
-        file = pq.ParquetFile(path)
-        missing = [column for column in kinds if column not in file.schema_arrow.names]
-        if missing:
-            raise InputError(
-                f"fact set file {path}",
-                expected=f"columns {', '.join(kinds)}",
-                found=f"no {', '.join(missing)} among {', '.join(file.schema_arrow.names)}",
-                remedy="Rename the columns that hold them.",
-            )
-        return file.read(columns=columns).select(columns).cast(pa.schema([(c, kinds[c]) for c in columns]))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        kind = ", ".join(f"{column} {kinds[column]}" for column in columns)
-        raise InputError(
-            f"fact set file {path}",
-            expected=f"a complete Parquet file with {kind}",
-            found=str(error).splitlines()[0],
-            remedy="Write it again with these types.",
-        ) from error
-
-
-def _require_ids(path: Path, ids: pa.ChunkedArray) -> None:
-    counts = pc.value_counts(ids.combine_chunks())
-    doubled = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    if ids.null_count or doubled:
-        found = f"{len(doubled)} that occur again: {', '.join(map(repr, doubled[:NAMED]))}"
-        raise InputError(
-            f"fact set file {path}",
-            expected="an id in every row that no other row has",
-            found=f"{ids.null_count} rows without one" if ids.null_count else found,
-            remedy="Give every row an id of its own.",
-        )
-
-
-def _require_prompts(path: Path, table: pa.Table) -> None:
-    without = table.filter(pc.is_null(table["prompt"]))["query_id"].to_pylist()
-    if without:
-        raise InputError(
-            f"fact set file {path}",
-            expected="a prompt in every row",
-            found=f"none in {len(without)}: {', '.join(map(repr, without[:NAMED]))}",
-            remedy="Write what comes before the answer; it may be an empty string.",
-        )
-
-
-def _require_known(folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    rows: list[tuple[Any, ...]] = connection.execute(statement("fact_sets/unknown_candidates")).fetchall()
+def _require_known(folder: Path) -> None:
+    with _connection(folder, QUERIES, ABSTRACTS, CANDIDATES) as connection:
+        rows: list[tuple[Any, ...]] = connection.execute(statement("fact_sets/unknown_candidates")).fetchall()
     if rows:
         named = [f"document {doc_id!r}" if known else f"query {query_id!r}" for query_id, doc_id, known in rows]
         raise InputError(

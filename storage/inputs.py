@@ -1,14 +1,17 @@
 """Corpus files as users have them: Parquet, JSON lines, plain text, a saved `datasets` directory.
 
 Every reader yields batches of documents and keeps one batch in memory.
-A document needs a text; it may bring document_id (or doc_id, id) and source; what else it has becomes metadata.
+A document needs a text; it may bring document_id (or doc_id, id, or the column that is named) and source; what else it
+has becomes metadata.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from storage.store import explain_write, safe_name
 BATCH = 1024  # documents
 _ID_COLUMNS = ("document_id", "doc_id", "id")
 SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".md": "text"}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,27 @@ class CorpusFile:
     path: Path
     kind: str  # parquet | jsonl | text | dataset
     split: str | None = None
+    id_column: str | None = None  # none: the first of document_id, doc_id and id that a document has
 
     @property
     def label(self) -> str:
         return f"{self.path}[{self.split}]" if self.split else str(self.path)
 
     def digest(self) -> str:
-        """Digest of the content, whatever the file is called."""
+        """Digest of the content, whatever the file is called; of other ids than the usual ones it is another."""
         if self.path.is_dir():
             files = sorted(p for p in self.path.rglob("*") if p.is_file() and not p.name.startswith("cache-"))
-            return digest_of([self.split, {str(p.relative_to(self.path)): digest_of_file(p) for p in files}])
-        return digest_of_file(self.path)
+            content = digest_of([self.split, {str(p.relative_to(self.path)): digest_of_file(p) for p in files}])
+        else:
+            content = digest_of_file(self.path)
+        return content if self.id_column in (None, _usual_id_column(self)) else digest_of([content, self.id_column])
 
 
-def find_inputs(paths: Iterable[str | Path]) -> list[CorpusFile]:
-    """The corpus files that the user's arguments name, in their order; a folder stands for what it holds."""
+def find_inputs(paths: Iterable[str | Path], id_column: str | None = None) -> list[CorpusFile]:
+    """The corpus files that the user's arguments name, in their order; a folder stands for what it holds.
+
+    `id_column` names the column of the documents' ids.
+    """
     found: list[CorpusFile] = []
     for given in paths:
         path = Path(given).expanduser().resolve()
@@ -79,7 +89,7 @@ def find_inputs(paths: Iterable[str | Path]) -> list[CorpusFile]:
             found="none",
             remedy="Name the files.",
         )
-    return found
+    return [replace(file, id_column=id_column) for file in found]
 
 
 def _inputs_at(path: Path) -> list[CorpusFile]:
@@ -136,26 +146,52 @@ def _document(file: CorpusFile, row: int, record: dict[str, Any] | BadDocument) 
             return BadDocument(where, f"not UTF-8 at byte {error.start}")
     if not isinstance(text, str) or not text.strip():
         return BadDocument(where, "empty text" if text is None or isinstance(text, str) else f"text is {type(text)}")
-    name = next((key for key in _ID_COLUMNS if record.get(key) is not None), None)
+    columns = (file.id_column,) if file.id_column else _ID_COLUMNS
+    name = next((key for key in columns if record.get(key) is not None), None)
+    if file.id_column and not name:
+        return BadDocument(where, f"no {file.id_column}")
     identity = str(record[name]) if name else f"{file.path.stem}:{row}"
     rest = {k: v for k, v in record.items() if k not in {"text", "source", name}}
     source = str(record.get("source") or file.path.stem)
     return Document(identity, text, source, json.dumps(rest, default=str, ensure_ascii=False, sort_keys=True))
 
 
+def _usual_id_column(file: CorpusFile) -> str | None:
+    """The column that a Parquet file's ids are taken from where none is named; documents of other kinds may differ."""
+    if file.kind != "parquet":
+        return None
+    with _readable(file):
+        names = pq.read_schema(file.path).names
+    return next((name for name in _ID_COLUMNS if name in names), None)
+
+
 def _read_parquet(file: CorpusFile) -> Iterator[list[dict | BadDocument]]:
-    try:
+    with _readable(file):
         parquet = pq.ParquetFile(file.path)
-        _require_text_column(file, parquet.schema_arrow.names)
-        schema = pa.schema(
-            # Text columns are read as bytes, so that one bad document does not hide the others.
-            [f.with_type(pa.binary()) if f.name == "text" and pa.types.is_string(f.type) else f
-             for f in parquet.schema_arrow]
-        )  # fmt: skip
+        names, unreadable = parquet.schema_arrow.names, set[str]()
+        _require_columns(file, names)
         for batch in parquet.iter_batches(batch_size=BATCH):
-            yield pa.Table.from_batches([batch]).cast(schema).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(file, "a complete Parquet file", error) from error
+            columns = {n: _values(file, n, found, unreadable) for n, found in zip(names, batch.columns, strict=True)}
+            yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _values(file: CorpusFile, name: str, column: pa.Array, unreadable: set[str]) -> list[Any]:
+    """A column's values: texts as bytes, so that a bad one does not hide the others; metadata only where it is text."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if name == "text" and (pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type)):
+        column = column.cast(pa.large_string()).cast(pa.large_binary())
+    elif name == "text" and pa.types.is_string(column.type):
+        column = column.cast(pa.binary())
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError as error:
+        if name == (file.id_column or _usual_id_column(file)):
+            raise _unreadable(file, f"UTF-8 as {name}", error) from error
+        if name not in unreadable:
+            log.warning("corpus %s: column %s is not UTF-8 and left out of the metadata: %s", file.label, name, error)
+            unreadable.add(name)
+        return [None] * len(column)
 
 
 def _read_jsonl(file: CorpusFile) -> Iterator[list[dict | BadDocument]]:
@@ -175,7 +211,7 @@ def _read_jsonl(file: CorpusFile) -> Iterator[list[dict | BadDocument]]:
                 if not isinstance(record, dict):
                     raise _unreadable(file, f"a JSON object at line {number}", TypeError(repr(record)[:60]))
                 if not batch:
-                    _require_text_column(file, list(record))
+                    _require_columns(file, list(record))
                 batch.append(record)
             if len(batch) == BATCH:
                 yield batch
@@ -196,13 +232,20 @@ def _read_dataset(file: CorpusFile) -> Iterator[list[dict | BadDocument]]:
         dataset = load_from_disk(str(file.path))
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise _unreadable(file, "a directory that datasets' save_to_disk wrote", error) from error
-    _require_text_column(file, dataset.column_names)
+    _require_columns(file, dataset.column_names)
     for start in range(0, len(dataset), BATCH):
         columns = dataset[start : start + BATCH]
         yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _require_text_column(file: CorpusFile, names: list[str]) -> None:
+def _require_columns(file: CorpusFile, names: list[str]) -> None:
+    if file.id_column and file.id_column not in names:
+        raise InputError(
+            f"corpus {file.label}",
+            expected=f"a column {file.id_column!r} of ids",
+            found=f"columns {', '.join(names) or 'none'}",
+            remedy="Name the column that holds the ids.",
+        )
     if "text" not in names:
         raise InputError(
             f"corpus {file.label}",
@@ -210,6 +253,14 @@ def _require_text_column(file: CorpusFile, names: list[str]) -> None:
             found=f"columns {', '.join(names) or 'none'}",
             remedy="Rename the column that holds the text to 'text'.",
         )
+
+
+@contextmanager
+def _readable(file: CorpusFile) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(file, "a complete Parquet file", error) from error
 
 
 def _unreadable(file: CorpusFile, expected: str, error: Exception) -> InputError:

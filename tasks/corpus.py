@@ -49,6 +49,14 @@ class CorpusParameters(CutParameters):
     """What the model was trained on, and how it was cut."""
 
     inputs: tuple[str, ...] = Field((), description="corpus files or directories, in training order")
+    id_column: str | None = Field(
+        None, min_length=1, description="that names the documents; none: document_id, doc_id or id"
+    )
+
+    @property
+    def files(self) -> list[CorpusFile]:
+        """The inputs as files; none where none are named."""
+        return find_inputs(self.inputs, self.id_column) if self.inputs else []
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def ingest(store: Store, model: Path, parameters: CorpusParameters, workers: Wor
     One process at a time extends a corpus; whoever has nothing to add waits for nobody.
     """
     _cut(store, model, parameters)
-    files = {file.digest(): file for file in find_inputs(parameters.inputs)} if parameters.inputs else {}
+    files = {file.digest(): file for file in parameters.files}
     if files.keys() - _known(store) or outdated_parts(store):
         with locked(store, "corpus"):
             _extend(store, model, parameters, files, workers)
@@ -126,7 +134,7 @@ def _extend(
 
 def count_parts(store: Store, parameters: CorpusParameters) -> int:
     """How many parts the corpus will have at most once the inputs are in."""
-    return len(current_parts(store)) + (len(find_inputs(parameters.inputs)) if parameters.inputs else 0)
+    return len(current_parts(store)) + len(parameters.files)
 
 
 def _cut(store: Store, model: Path, parameters: CorpusParameters) -> Cut:

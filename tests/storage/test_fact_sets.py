@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import InputError
+from storage.fact_files import DOCUMENT_ID
 from storage.fact_sets import (
     FactQuery,
     collapse_keys,
@@ -17,6 +18,7 @@ from storage.fact_sets import (
     read_fact_set,
     write_fact_set,
 )
+from storage.inputs import find_inputs, read_documents
 
 DOCUMENTS = pa.table(
     {
@@ -35,6 +37,9 @@ QUERIES = pa.table(
         "relation": [1, 2],
     }
 )
+
+
+NOT_UTF8 = pa.StringArray.from_buffers(2, pa.array(["abc", "d"]).buffers()[1], pa.py_buffer(b"ab\xffd"))
 
 
 def changed(table: pa.Table, **columns) -> pa.Table:
@@ -94,18 +99,22 @@ def test_fixed_candidates_hold_the_truth_whatever_the_file_says(tmp_path, caplog
 )
 def test_candidates_that_the_set_does_not_have_are_refused(tmp_path, row, named):
     candidates = pa.table({"query_id": ["q1", row[0]], "doc_id": ["d1", row[1]]})
-    found = read_fact_set(write_fact_set(tmp_path / "set", DOCUMENTS, QUERIES, candidates))
+    folder = write_fact_set(tmp_path / "set", DOCUMENTS, QUERIES, candidates)
     with pytest.raises(InputError, match=f"found others: {named}"):
-        fixed_candidates(found)
+        read_fact_set(folder)
 
 
 def test_a_query_may_have_other_names_that_are_right_too(tmp_path):
     queries = changed(QUERIES, aliases=pa.array([["see", "c", "sea", "see", None, " "], None]))
     found = read_fact_set(write_fact_set(tmp_path / "set", DOCUMENTS, queries))
     assert [query.aliases for query in found.queries] == [("see", "sea"), ()]
-    wrong = write_fact_set(tmp_path / "wrong", DOCUMENTS, changed(QUERIES, aliases=pa.array([1, 2])))
-    with pytest.raises(InputError, match="a complete Parquet file with aliases list<"):
-        read_fact_set(wrong)
+
+
+@pytest.mark.parametrize("values", [["sea", "see"], [1, 2], [{"name": "sea"}, None], [[1], [2]]])
+def test_a_column_of_aliases_that_holds_no_lists_of_text_is_another_column(tmp_path, caplog, values):
+    folder = write_fact_set(tmp_path / "set", DOCUMENTS, changed(QUERIES, aliases=pa.array(values)))
+    assert [query.aliases for query in read_fact_set(folder).queries] == [(), ()]
+    assert "column aliases is" in caplog.text
 
 
 def test_versions_of_one_text_share_a_key_where_the_set_names_the_column(tmp_path):
@@ -125,6 +134,11 @@ def test_versions_of_one_text_share_a_key_where_the_set_names_the_column(tmp_pat
         (changed(DOCUMENTS, facts=pa.array(["x"] * 5)), QUERIES, "a complete Parquet file with"),
         (DOCUMENTS, changed(QUERIES, prompt=pa.array(["a", None])), "found none in 1: 'q2'"),
         (DOCUMENTS, changed(QUERIES, fact=pa.array(["u", "v"])), "found none among 2"),
+        (DOCUMENTS, changed(QUERIES, query_id=pa.array(["q1", " "])), "found 1 rows without one"),
+        (changed(DOCUMENTS, doc_id=pa.array(["a", "", None, "d", "e"])), QUERIES, "found 2 rows without one"),
+        (DOCUMENTS, changed(QUERIES, prompt=NOT_UTF8), r"queries.parquet: expected UTF-8 as prompt"),
+        (DOCUMENTS, changed(QUERIES, query_id=NOT_UTF8), r"queries.parquet: expected UTF-8 as query_id"),
+        (DOCUMENTS, QUERIES.append_column("prompt", QUERIES["prompt"]), "found twice prompt among"),
     ],
 )  # fmt: skip
 def test_a_broken_set_says_which_file_and_what_is_wrong_with_it(tmp_path, documents, queries, said):
@@ -156,11 +170,43 @@ def test_a_set_is_written_whole_or_not_at_all_and_never_over_another(tmp_path):
         write_fact_set(folder, DOCUMENTS, QUERIES.slice(0, 1))
 
 
-def test_a_change_of_one_row_changes_the_fingerprint(tmp_path):
+def test_the_digest_of_the_documents_is_blind_to_what_is_asked(tmp_path):
     first = read_fact_set(write_fact_set(tmp_path / "first", DOCUMENTS, QUERIES))
-    again = read_fact_set(write_fact_set(tmp_path / "again", DOCUMENTS, QUERIES))
-    other = read_fact_set(write_fact_set(tmp_path / "other", DOCUMENTS, changed(QUERIES, answer=pa.array(["c", "y"]))))
-    assert first.fingerprint == again.fingerprint != other.fingerprint
+    asked = read_fact_set(write_fact_set(tmp_path / "asked", DOCUMENTS, changed(QUERIES, answer=pa.array(["c", "y"]))))
+    text = changed(DOCUMENTS, text=pa.array(["one", "two", "three", "four", "six"]))
+    taught = read_fact_set(write_fact_set(tmp_path / "taught", text, QUERIES))
+    assert first.documents_fingerprint == asked.documents_fingerprint != taught.documents_fingerprint
+
+
+IDS = [7, 12, 100, 101, -1]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), pa.string(), pa.large_string(), pa.string_view(),
+                                  pa.dictionary(pa.int32(), pa.string())])  # fmt: skip
+def test_a_set_and_the_corpus_that_is_read_from_it_name_the_documents_alike(tmp_path, kind):
+    ids = pa.array([abs(k) for k in IDS] if kind == pa.uint8() else IDS)
+    documents = changed(DOCUMENTS, doc_id=ids.cast(kind if pa.types.is_integer(kind) else pa.string()).cast(kind))
+    documents = documents.append_column("document_id", pa.array(["d5", "d4", "d3", "d2", "d1"]))  # of something else
+    found = read_fact_set(write_fact_set(tmp_path / "set", documents, QUERIES))
+    (file,) = find_inputs([found.documents_path], DOCUMENT_ID)
+    ingested = [document.document_id for batch in read_documents(file) for document in batch]
+    assert ingested == list(collapse_keys(found)) == [str(k) for k in ids.to_pylist()]
+    assert proponents(found) == {"q1": ("7",), "q2": ("12", "7")}
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.binary(), pa.timestamp("us")])
+@pytest.mark.parametrize("file", ["documents", "queries", "candidates"])
+def test_ids_whose_text_two_readers_would_not_agree_on_are_refused(tmp_path, kind, file):
+    tables = {
+        "documents": DOCUMENTS,
+        "queries": QUERIES,
+        "candidates": pa.table({"query_id": ["q1"], "doc_id": ["d1"]}),
+    }
+    column = {"documents": "doc_id", "queries": "query_id", "candidates": "doc_id"}[file]
+    tables[file] = changed(tables[file], **{column: pa.nulls(len(tables[file]), kind)})
+    folder = write_fact_set(tmp_path / "set", **tables)
+    with pytest.raises(InputError, match=f"expected text or integers as {column}, found"):
+        read_fact_set(folder)
 
 
 def test_docred_reads_with_a_proponent_for_every_query(shared_data):

@@ -101,6 +101,53 @@ def test_invalid_utf8_inside_a_string_column_is_found(tmp_path):
     assert found[1].reason == "not UTF-8 at byte 3"
 
 
+@pytest.mark.parametrize("text", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_arrow_type_of_strings_tells_its_bad_document(tmp_path, text):
+    good = pa.array(["good", "caf?", "also good"], pa.string())
+    bad = pa.StringArray.from_buffers(3, good.buffers()[1], pa.py_buffer(b"goodcaf\xe9also good"))
+    pq.write_table(pa.table({"text": bad.cast(text)}), tmp_path / "c.parquet")
+    found = documents(tmp_path / "c.parquet")
+    assert [getattr(document, "reason", document) for document in found][1] == "not UTF-8 at byte 3"
+    assert [found[0].text, found[2].text] == ["good", "also good"]
+
+
+def test_bad_bytes_in_a_column_of_metadata_cost_that_column_alone_and_in_the_ids_the_file(tmp_path, caplog):
+    good = pa.array(["one", "two"], pa.string())
+    bad = pa.StringArray.from_buffers(2, good.buffers()[1], pa.py_buffer(b"on\xe9two"))
+    columns = {"text": ["x", "y"], "title": bad, "year": [1, 2]}
+    pq.write_table(pa.table({"doc_id": ["a", "b"], **columns}), tmp_path / "title.parquet")
+    found = documents(tmp_path / "title.parquet")
+    assert [(d.document_id, json.loads(d.metadata)) for d in found] == [
+        ("a", {"title": None, "year": 1}), ("b", {"title": None, "year": 2}),
+    ]  # fmt: skip
+    assert "column title is not UTF-8 and left out of the metadata" in caplog.text
+    pq.write_table(pa.table({"doc_id": bad, **columns}), tmp_path / "ids.parquet")
+    with pytest.raises(InputError, match="expected UTF-8 as doc_id"):
+        documents(tmp_path / "ids.parquet")
+
+
+def test_the_ids_come_from_the_column_that_is_named(tmp_path, records):
+    for record in records:
+        record["document_id"] = f"other {record['doc_id']}"
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "c.parquet")
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, records)))
+    for name in ("c.parquet", "c.jsonl"):
+        (usual,), (named,) = find_inputs([tmp_path / name]), find_inputs([tmp_path / name], "doc_id")
+        ids = [[d.document_id for batch in read_documents(file) for d in batch] for file in (usual, named)]
+        assert ids == [["other d0", "other d1", "other d2"], ["d0", "d1", "d2"]]
+        assert usual.digest() != named.digest()  # or a store would take the one for the other
+        with pytest.raises(InputError, match="expected a column 'name' of ids, found columns doc_id"):
+            [*read_documents(*find_inputs([tmp_path / name], "name"))]
+    (named,) = find_inputs([tmp_path / "c.parquet"], "document_id")
+    assert named.digest() == find_inputs([tmp_path / "c.parquet"])[0].digest()
+
+
+def test_a_document_without_the_id_that_was_named_is_a_bad_one(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"text": "x", "name": "n"}\n{"text": "y"}\n')
+    found = [d for batch in read_documents(*find_inputs([tmp_path / "c.jsonl"], "name")) for d in batch]
+    assert (found[0].document_id, found[1].reason) == ("n", "no name")
+
+
 def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path):
     with pytest.raises(InputError, match="nothing there"):
         find_inputs([tmp_path / "none.parquet"])
