@@ -51,6 +51,7 @@ def up(
         "HEADWATER_FOLDER": _absolute(folder),
         "HEADWATER_TRACE_CRON": trace_cron,
     }
+    _make_store(os.environ["HEADWATER_STORE"])
     if host not in LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         print(f"Anybody who reaches {host}:{port} can start runs: set PREFECT_SERVER_API_AUTH_STRING.", file=sys.stderr)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -67,6 +68,17 @@ def up(
                 _watch(server=server, worker=worker)
     except KeyboardInterrupt:
         print("headwater is down. What was finished is kept.")
+
+
+def _make_store(path: str) -> None:
+    """Let queries be handed in before the first look at the folder is over."""
+    from storage.errors import HeadwaterError  # here, because it takes seconds: bad words are refused before
+    from storage.store import create_store
+
+    try:
+        create_store(path)
+    except HeadwaterError as error:
+        raise SystemExit(str(error)) from error
 
 
 def _api(host: str, port: int) -> str:

@@ -15,6 +15,9 @@ from prefect.settings.models.server.concurrency import ServerConcurrencySettings
 from pydantic import ValidationError
 
 from flows.parameters import EvaluationParameters, PendingParameters, RefreshParameters, TraceParameters
+from storage.inbox import submit
+from storage.prompts import make_prompt
+from storage.store import open_store
 
 ROOT = Path(__file__).parents[1]
 DEPLOYMENTS = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
@@ -86,6 +89,18 @@ def test_a_port_that_somebody_listens_on_is_refused_before_anything_is_deployed(
             with pytest.raises(SystemExit, match=f"port {port}: expected one that is free.*in use"):
                 up["_require_free"](host, port)
         up["_require_free"](host, port)
+
+
+def test_queries_can_be_handed_in_before_the_first_look_at_the_folder(tmp_path):
+    make_store = runpy.run_path(str(ROOT / "deployments" / "up.py"))["_make_store"]
+    make_store(str(tmp_path / "store"))
+    asked = make_prompt("The otter went to the", " harbour.")
+    assert submit(open_store(tmp_path / "store"), [asked]) == [asked]
+    make_store(str(tmp_path / "store"))  # the next start finds it
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="expected a headwater store or an empty place"):
+        make_store(str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
