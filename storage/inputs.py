@@ -66,7 +66,9 @@ class CorpusFile:
             content = digest_of([self.split, {str(p.relative_to(self.path)): digest_of_file(p) for p in files}])
         else:
             content = digest_of_file(self.path)
-        return content if self.id_column in (None, _usual_id_column(self)) else digest_of([content, self.id_column])
+        if self.id_column is None or self.id_column == _usual_id_column(self):
+            return content
+        return digest_of([content, self.id_column])
 
 
 def find_inputs(paths: Iterable[str | Path], id_column: str | None = None) -> list[CorpusFile]:
