@@ -10,6 +10,7 @@ FOLDER ?= demo/corpus
 
 # Where the evaluations leave their store and pages.
 EVALUATED ?= evaluated
+SMALL := --seeds 3 --left-out 24 --tests 48 --iterations 100
 
 .PHONY: demo up evaluate-small evaluate-language test test-e2e test-slow lint types clean
 
@@ -23,10 +24,10 @@ up: $(VENV)/.installed
 
 # The small tables of "Is it true?" in the README, on small networks.
 evaluate-small: $(VENV)/.installed
-	$(BIN)/headwater evaluate pbrf --store $(EVALUATED)/store --table digits --cluster local \
+	$(BIN)/headwater evaluate pbrf --store $(EVALUATED)/store --table digits $(SMALL) --cluster local \
 		-o $(EVALUATED)/pbrf-digits.html
-	$(BIN)/headwater evaluate pbrf --store $(EVALUATED)/store --table diabetes --hidden 16,16 --epochs 100 \
-		--learning-rate 0.05 --cluster local -o $(EVALUATED)/pbrf-diabetes.html
+	$(BIN)/headwater evaluate pbrf --store $(EVALUATED)/store --table diabetes $(SMALL) --hidden 16,16 \
+		--epochs 100 --learning-rate 0.05 --cluster local -o $(EVALUATED)/pbrf-diabetes.html
 	$(BIN)/headwater evaluate loo --store $(EVALUATED)/store --table digits --cluster local \
 		-o $(EVALUATED)/loo-digits.html
 	$(BIN)/headwater evaluate mislabelled --store $(EVALUATED)/store --table digits --cluster local \
