@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from storage.checkpoints import load_model
 from storage.database import query, session
@@ -16,8 +15,8 @@ from storage.store import Store
 from storage.tables import write_part
 from tasks.evaluation.inspection import found_curve, inspection_places
 from tasks.evaluation.ranking import Estimate, bootstrap_mean, tie_breakers
-from tasks.influence.batches import TokenSequence, batches
-from tasks.influence.objectives import log_probabilities
+from tasks.influence.batches import TokenSequence
+from tasks.losses import sequence_losses
 from tasks.stage import stage
 
 FIRST = 0.2  # of the documents: the share after which one asks how much is found
@@ -90,19 +89,12 @@ def inspect_corpus(store: Store, model: Path, factors_id: str) -> Inspection:
     return result
 
 
-@torch.inference_mode()
 def _losses(store: Store, model: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """−log p of each sequence in nats, and how many of its tokens are predicted."""
-    network, tokens = load_model(model), read_tokens(store, ids)
-    place = {sequence: k for k, sequence in enumerate(ids.tolist())}
-    losses, lengths = np.empty(len(ids)), np.empty(len(ids))
-    sequences = [TokenSequence(i, tokens[i]) for i in place]
-    for batch in batches(sequences, 16, network.device):
-        rows = [place[i] for i in batch.sequence_ids.tolist()]
-        logits = network(**batch.model_inputs, use_cache=False).logits
-        losses[rows] = -log_probabilities(logits, batch).double().cpu().numpy()
-        lengths[rows] = batch.scored.sum(dim=1).cpu().numpy()
-    return losses, lengths
+    tokens = read_tokens(store, ids)
+    sequences = [TokenSequence(i, tokens[i]) for i in ids.tolist()]
+    lengths = np.array([len(sequence.token_ids) - 1 for sequence in sequences])
+    return sequence_losses(load_model(model), sequences), lengths
 
 
 def _keep(store: Store, found: Inspection) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel
 
 from storage.checkpoints import load_tokenizer, read_model
 from storage.digests import digest_of
@@ -23,13 +21,10 @@ from storage.scratch import temporary_directory
 from storage.sequences import all_sequence_ids, corpus_parts, read_tokens
 from storage.tables import has_part, write_part
 from tasks.fanout import Workers, fan_out
-from tasks.influence.batches import TokenSequence, batches
-from tasks.influence.objectives import log_probabilities
 from tasks.learning.loop import train
+from tasks.losses import sequence_losses
 from tasks.stage import stage
 from tasks.subsets import Retraining, Study, encode
-
-PER_PASS = 32  # queries
 
 
 @dataclass(frozen=True)
@@ -65,18 +60,8 @@ def carry_out(job: RetrainingJob) -> None:
             scratch,
             left_out=[place[i] for i in retraining.left_out],
         )
-    losses = _losses(model, encode(study.start, study.prompts))
+    losses = sequence_losses(model, encode(study.start, study.prompts))
     _keep(study, retraining, losses, time.monotonic() - began)
-
-
-@torch.inference_mode()
-def _losses(model: PreTrainedModel, queries: Sequence[TokenSequence]) -> np.ndarray:
-    """−log p(completion | prompt) of each query, in nats."""
-    losses = np.empty(len(queries))
-    for batch in batches(queries, PER_PASS, model.device):
-        logits = model(**batch.model_inputs, use_cache=False).logits
-        losses[batch.sequence_ids.tolist()] = -log_probabilities(logits, batch).double().cpu().numpy()
-    return losses
 
 
 def _keep(study: Study, retraining: Retraining, losses: np.ndarray, seconds: float) -> None:
