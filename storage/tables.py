@@ -16,6 +16,7 @@ from storage.schemas import SCHEMAS
 from storage.seals import BLANK, KEY, seal
 from storage.store import Store, creating, replacing
 
+MADE_FROM = b"headwater_made_from"  # in a part's footer, where its rows depend on more than its name says
 ROW_GROUP = 122_880  # DuckDB's own row group; STACK measurements found it the quickest to prune and read.
 
 
@@ -47,6 +48,10 @@ class PartWriter:
         self._writer.write_table(table.select(self._schema.names).cast(self._schema), row_group_size=ROW_GROUP)
         self.rows += table.num_rows
 
+    def note(self, made_from: str) -> None:
+        """Say in the footer what the rows were made from."""
+        self._writer.add_key_value_metadata({MADE_FROM.decode(): made_from})
+
     def close(self) -> None:
         """Finish the file and seal it."""
         self._writer.add_key_value_metadata({KEY: BLANK})
@@ -65,9 +70,13 @@ def writing(store: Store, relation: str, *names: str) -> Iterator[PartWriter]:
             writer.close()
 
 
-def write_part(store: Store, relation: str, *names: str, columns: dict[str, list] | pa.Table) -> None:
-    """Write a whole part at once."""
+def write_part(
+    store: Store, relation: str, *names: str, columns: dict[str, list] | pa.Table, made_from: str | None = None
+) -> None:
+    """Write a whole part at once; `made_from` says in its footer what it depends on beside its name."""
     with writing(store, relation, *names) as part:
+        if made_from is not None:
+            part.note(made_from)
         part.append_table(columns) if isinstance(columns, pa.Table) else part.append(columns)
 
 
@@ -108,12 +117,27 @@ def read_part(
         source, filesystem = location(path)
         return pq.read_table(source, columns=columns, filters=where, partitioning=None, filesystem=filesystem)
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(
-            f"table part {path}",
-            expected="a readable Parquet file",
-            found=str(error).splitlines()[0],
-            remedy="Delete the file and run the same command again: it is computed anew.",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Place, error: Exception) -> StoreError:
+    return StoreError(
+        f"table part {path}",
+        expected="a readable Parquet file",
+        found=str(error).splitlines()[0],
+        remedy="Delete the file and run the same command again: it is computed anew.",
+    )
+
+
+def made_from(store: Store, relation: str, name: str) -> str | None:
+    """What a part that is never merged says it was made from; None where it depends on nothing but its name."""
+    path = store.file(relation, name)
+    try:
+        source, filesystem = location(path)
+        found = (pq.read_metadata(source, filesystem=filesystem).metadata or {}).get(MADE_FROM)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(path, error) from error
+    return None if found is None else found.decode()
 
 
 def count_rows(store: Store, relation: str, name: str) -> int:

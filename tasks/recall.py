@@ -12,11 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from storage.checkpoints import context_length, load_model, load_tokenizer
+from storage.digests import digest_of
 from storage.prompts import Prompt
 from storage.schemas import SCHEMAS
 from storage.staging import discard, has_staged, staged_reader, staged_writer
 from storage.store import Store
-from storage.tables import has_part, write_part
+from storage.tables import has_part, made_from, write_part
 from storage.trajectory import Checkpoint
 from tasks.evaluation.recall import Outcome, recall_answers
 from tasks.influence.queries import encode_query
@@ -39,14 +40,18 @@ def measure_recall(
     """Fill `query_outcomes`: every query of the run at every checkpoint; what is there already is not asked again.
 
     `model` is the directory whose tokenizer and context all checkpoints share. `aliases` are completions of a query,
-    by its id, that are as right as its own; the probability is that of its own alone.
+    by its id, that are as right as its own; the probability is that of its own alone. A run's name does not depend on
+    them, so outcomes that were measured with others are measured anew.
     """
-    if has_part(store, RELATION, run_id):
+    others = {p.query_id: list(found) for p in prompts if (found := (aliases or {}).get(p.query_id))}
+    named = digest_of(others)[:16] if others else None
+    if has_part(store, RELATION, run_id) and made_from(store, RELATION, run_id) == named:
         return
     tokenizer, context = load_tokenizer(model), context_length(model)
-    worded = [(k, text) for k, p in enumerate(prompts) for text in (p.completion, *(aliases or {}).get(p.query_id, ()))]
+    worded = [(k, text) for k, p in enumerate(prompts) for text in (p.completion, *others.get(p.query_id, ()))]
     asked = [encode_query(tokenizer, prompts[k].prompt, text, context, prompts[k].query_id) for k, text in worded]
-    key, names = f"recall-{run_id}", [f"step-{checkpoint.step}" for checkpoint in checkpoints]
+    key = "-".join(["recall", run_id, *([named] if named else [])])
+    names = [f"step-{checkpoint.step}" for checkpoint in checkpoints]
     with progress("recall", len(names)) as advance:
         for name, checkpoint in zip(names, checkpoints, strict=True):
             if not has_staged(store, key, RELATION, name):
@@ -65,7 +70,7 @@ def measure_recall(
                     )
             advance(1)
     batches = [batch for name in names for batch in staged_reader(store, key, RELATION, name)]
-    write_part(store, RELATION, run_id, columns=pa.Table.from_batches(batches, SCHEMAS[RELATION]))
+    write_part(store, RELATION, run_id, columns=pa.Table.from_batches(batches, SCHEMAS[RELATION]), made_from=named)
     discard(store, key)
 
 

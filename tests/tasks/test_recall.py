@@ -56,11 +56,21 @@ def test_another_name_of_the_answer_is_as_right_and_changes_no_probability(tmp_p
 
 def test_what_was_measured_is_not_measured_again(tmp_path, gpt2, checkpoints, monkeypatch):
     store = create_store(tmp_path / "s")
-    measure_recall.fn(store, "run-1", gpt2, PROMPTS, checkpoints[:1], 8)
+    names = {"q2": [" sun"]}
+    measure_recall.fn(store, "run-1", gpt2, PROMPTS, checkpoints[:1], 8, names)
     before = rows(store)
     monkeypatch.setattr(recall, "recall_answers", None)
-    measure_recall.fn(store, "run-1", gpt2, PROMPTS, checkpoints[:1], 8)
+    measure_recall.fn(store, "run-1", gpt2, PROMPTS, checkpoints[:1], 8, names)
     assert rows(store) == before
+
+
+def test_what_was_measured_with_other_names_is_measured_anew(tmp_path, gpt2, checkpoints):
+    store, names = create_store(tmp_path / "s"), {"q2": [" harbour"]}
+    found = []
+    for aliases in (None, names, {"q2": [" sun"]}, names, {"q1": []}):
+        measure_recall.fn(store, "run-1", gpt2, PROMPTS, checkpoints[1:], 8, aliases)
+        found.append(rows(store)["q2", 30]["is_first"])
+    assert found == [False, True, False, True, False]
 
 
 def test_a_measurement_that_was_broken_off_goes_on_at_the_next_checkpoint(tmp_path, gpt2, checkpoints, monkeypatch):
