@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import duckdb
 import pyarrow as pa
 
+from storage.database import rows
 from storage.digests import digest_of
 from storage.errors import InputError
 from storage.store import Store
 from storage.tables import has_part, read_part, write_part
+
+
+def document_pairs(documents: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Documents by query as pairs (query_id, document_id)."""
+    pairs = [(name, document) for name, found in documents.items() for document in found]
+    return pa.table(
+        {
+            "query_id": pa.array([name for name, _ in pairs], pa.string()),
+            "document_id": pa.array([document for _, document in pairs], pa.string()),
+        }
+    )
+
+
+def without_sequence(connection: duckdb.DuckDBPyConnection, pairs: pa.Table) -> list[tuple[str, str]]:
+    """Those of some (query, document) pairs whose document was cut into no training sequence."""
+    connection.register("ranked", pairs)
+    return [(row["query_id"], row["document_id"]) for row in rows(connection, "pools/without_sequence")]
 
 
 def write_pool(store: Store, pairs: pa.Table) -> str:

@@ -21,7 +21,7 @@ from storage.database import query, rows, session
 from storage.digests import digest_of
 from storage.errors import InputError
 from storage.fact_sets import FactQuery, FactSet, fixed_candidates, proponents
-from storage.pools import write_pool
+from storage.pools import document_pairs, without_sequence, write_pool
 from storage.store import Store
 from tasks.fanout import Workers
 from tasks.lexical import open_index
@@ -45,12 +45,18 @@ class PoolParameters(BaseModel):
 
 @dataclass(frozen=True)
 class Pool:
-    """The candidates of a run; `unreachable` are the queries left out, whose true documents have no sequence."""
+    """The candidates of a run, and what could not be among them for want of a training sequence.
+
+    `unreachable` are the queries left out, none of whose true documents has one; `lost` are (query, document) pairs of
+    the other queries: true documents, and `lost_others` further candidates.
+    """
 
     pool_id: str
     n_documents: int  # (query, document) pairs
     n_sequences: int  # (query, sequence) pairs
     unreachable: tuple[str, ...]
+    lost: tuple[tuple[str, str], ...] = ()
+    lost_others: tuple[tuple[str, str], ...] = ()
 
 
 @stage("candidate pool")
@@ -64,13 +70,20 @@ def build_pool(
         unreachable = tuple(row["query_id"] for row in rows(connection, "pools/unreachable"))
         left = [q for q in asked if q.query_id not in unreachable]
         _warn(store, unreachable, left)
-        ranked = _pairs({q.query_id: fixed[q.query_id] for q in left if q.query_id in fixed})
+        ranked = document_pairs({q.query_id: fixed[q.query_id] for q in left if q.query_id in fixed})
         if rest := [q for q in left if q.query_id not in fixed]:
             _register(connection, rest, truths)
             ranked = pa.concat_tables([ranked, _ranked(connection, store, parameters, workers)])
         connection.register("ranked", ranked)
         found = query(connection, "pools/sequences")
-    return Pool(write_pool(store, found), len(ranked), len(found), unreachable)
+        true = {q.query_id: truths[q.query_id] for q in left}
+        lost = without_sequence(connection, document_pairs(true))
+        others = without_sequence(connection, ranked)
+    others = [(name, document) for name, document in others if document not in true[name]]
+    for pairs, what in ((lost, "true documents"), (others, "candidates")):
+        if pairs:
+            log.warning("%s without a training sequence: %d (%s)", what, len(pairs), _named(map(str, pairs)))
+    return Pool(write_pool(store, found), len(ranked), len(found), unreachable, tuple(lost), tuple(others))
 
 
 def _ranked(
@@ -125,7 +138,7 @@ def _register(
 ) -> None:
     """Let SQL name the queries `asked`, and their true documents `truths`."""
     connection.register("asked", _asked(queries))
-    connection.register("truths", _pairs({q.query_id: truths[q.query_id] for q in queries}))
+    connection.register("truths", document_pairs({q.query_id: truths[q.query_id] for q in queries}))
 
 
 def _asked(queries: Sequence[FactQuery]) -> pa.Table:
@@ -138,18 +151,8 @@ def _asked(queries: Sequence[FactQuery]) -> pa.Table:
     )
 
 
-def _pairs(documents: Mapping[str, Sequence[str]]) -> pa.Table:
-    pairs = [(name, document) for name, found in documents.items() for document in found]
-    return pa.table(
-        {
-            "query_id": pa.array([name for name, _ in pairs], pa.string()),
-            "document_id": pa.array([document for _, document in pairs], pa.string()),
-        }
-    )
-
-
 def _warn(store: Store, unreachable: tuple[str, ...], left: Sequence[FactQuery]) -> None:
-    named = ", ".join(map(repr, islice(unreachable, NAMED))) + (", …" if len(unreachable) > NAMED else "")
+    named = _named(map(repr, unreachable))
     if not left:
         raise InputError(
             f"fact set in store {store.root}",
@@ -159,3 +162,8 @@ def _warn(store: Store, unreachable: tuple[str, ...], left: Sequence[FactQuery])
         )
     if unreachable:
         log.warning("queries left out, whose true documents have no sequence: %d (%s)", len(unreachable), named)
+
+
+def _named(names: Iterable[str]) -> str:
+    found = list(islice(names, NAMED + 1))
+    return ", ".join(found[:NAMED]) + (", …" if len(found) > NAMED else "")

@@ -55,9 +55,12 @@ def reciprocal_rank(true_ranks: Sequence[int]) -> float:
     return 1 / min(true_ranks) if true_ranks else 0.0
 
 
-def retrieval_metrics(true_ranks: Sequence[int]) -> dict[str, float]:
-    """Every metric of one query whose true sources, at least one, have these places, ascending."""
-    n, found = len(true_ranks), {"mrr": reciprocal_rank(true_ranks[:1])}
+def retrieval_metrics(true_ranks: Sequence[int], n_missing: int = 0) -> dict[str, float]:
+    """Every metric of one query whose true sources, at least one, have these places, ascending.
+
+    `n_missing` true sources have none: they could not be ranked, and no k finds them.
+    """
+    n, found = len(true_ranks) + n_missing, {"mrr": reciprocal_rank(true_ranks[:1])}
     for k in DEPTHS:
         there = bisect_right(true_ranks, k)
         found |= {f"precision@{k}": there / k, f"recall@{k}": there / n, f"capped_recall@{k}": there / min(k, n)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from storage.database import session
@@ -107,6 +110,22 @@ def test_a_set_that_names_candidates_is_taken_at_its_word_and_given_the_truth(wo
     named = pa.table({"query_id": ["q"] * 4, "doc_id": ["near", "near-copy", "true", "other"], "label": [0, 0, 1, 0]})
     # Of r the set names none, so its candidates are found; equal texts both stay where the set names them.
     assert world("fixed", named, **NONE) == {"q": ["near", "near-copy", "other", "true", "true-twin"], "r": ["other"]}
+
+
+def test_documents_without_a_sequence_are_counted_apart_as_true_ones_and_others(world, tmp_path, gpt2, caplog):
+    world(**NONE)
+    candidates = pa.table({"query_id": ["q"] * 3, "doc_id": ["other", "near", "target"]})
+    tables = (pq.read_table(world.folder / "plain" / f"{name}.parquet") for name in ("abstracts", "queries"))
+    fact_set = read_fact_set(write_fact_set(tmp_path / "set", *tables, candidates))
+    store = create_store(tmp_path / "store")
+    only = tmp_path / "some.jsonl"
+    some = {"other", "true", "near"}
+    only.write_text("".join(json.dumps({"doc_id": n, "text": t}) + "\n" for n, t in TEXTS.items() if n in some))
+    ingest.fn(store, gpt2, CorpusParameters(inputs=(str(only),)), Workers())
+    build_index.fn(store, Workers(), "words")
+    pool = build_pool.fn(store, fact_set, fact_set.queries, PoolParameters(**NONE), Workers())
+    assert (pool.unreachable, pool.lost, pool.lost_others) == ((), (("q", "true-twin"),), (("q", "target"),))
+    assert "true documents without a training sequence: 1 (('q', 'true-twin'))" in caplog.text
 
 
 def test_a_query_whose_true_documents_have_no_sequence_is_left_out_and_named(world, tmp_path, gpt2, caplog):

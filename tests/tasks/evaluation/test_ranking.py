@@ -29,6 +29,13 @@ def test_recall_counts_every_true_source_and_capped_recall_as_many_as_k_places_h
     assert first["capped_recall@10"] == 1.0
 
 
+def test_a_true_source_that_could_not_be_ranked_counts_as_one_that_was_not_found():
+    found = retrieval_metrics([1, 4], n_missing=2)
+    assert (found["recall@3"], found["recall@25"]) == (pytest.approx(1 / 4), pytest.approx(2 / 4))
+    assert (found["capped_recall@1"], found["capped_recall@25"]) == (1.0, pytest.approx(2 / 4))
+    assert (found["mrr"], found["precision@5"]) == (1.0, pytest.approx(2 / 5))
+
+
 def test_every_metric_of_a_query_stands_at_every_depth():
     metrics = retrieval_metrics([2, 6])
     assert len(metrics) == 1 + 3 * 5
