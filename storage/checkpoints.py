@@ -20,6 +20,7 @@ from storage.settings import settings
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
+MOMENTS = "second_moments.safetensors"  # of the optimizer: beside a checkpoint's weights, and none of them
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -95,7 +96,7 @@ def tokenizer_fingerprint(path: Path) -> str:
 
 def model_fingerprint(path: Path) -> str:
     """Digest of configuration and weights: one changed weight changes it."""
-    files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
+    files = [path / "config.json", *sorted(file for file in path.glob("*.safetensors") if file.name != MOMENTS)]
     return digest_of({file.name: digest_of_file(file) for file in files})[:16]
 
 

@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from storage.checkpoints import MOMENTS
 from storage.errors import InputError, MismatchError
 from storage.store import explain_write, read_json, write_json
-from storage.trajectory import MOMENTS, NOTE, OPTIMIZER
+from storage.trajectory import NOTE, OPTIMIZER
 
 PLAN, ACCOUNT, WRITING, UNTRAINED = "plan.json", "training.json", ".writing", "untrained"
 RESUMED_FROM = (OPTIMIZER, "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin")

@@ -19,14 +19,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import get_parameter_names
 
-from storage.checkpoints import empty_model, tokenizer_fingerprint
+from storage.checkpoints import MOMENTS, empty_model, tokenizer_fingerprint
 from storage.errors import MismatchError, ModelError
 from storage.store import read_json
 from storage.tensors import read_tensors
 
 log = logging.getLogger(__name__)
 
-MOMENTS = "second_moments.safetensors"
 NOTE = "checkpoint.json"
 OPTIMIZER = "optimizer.pt"  # what a Hugging Face Trainer leaves
 UNDECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]  # as that Trainer has them
