@@ -20,7 +20,7 @@ from tasks.factors import FitParameters
 from tasks.learning.loop import TrainingParameters
 from tasks.subsets import SubsetParameters
 
-pytestmark = pytest.mark.usefixtures("prefect_db")
+pytestmark = [pytest.mark.usefixtures("prefect_db"), pytest.mark.slow]  # networks are trained by the dozen
 
 QUERIES = (("The otter went to the", " harbour.", "otter"), ("Nobody saw the viper", " leave.", "viper"))
 

@@ -13,7 +13,7 @@ from storage.catalog import run_user_sql
 from storage.store import open_store
 from tasks.inspection import METHODS
 
-pytestmark = pytest.mark.usefixtures("prefect_db")
+pytestmark = [pytest.mark.usefixtures("prefect_db"), pytest.mark.slow]  # networks are trained by the dozen
 
 
 def labelled() -> list[dict]:

@@ -18,7 +18,7 @@ from tasks.influence.errors import InfluenceError
 from tasks.mislabels_page import write_mislabel_page
 from tasks.response_page import statements, write_response_page
 
-pytestmark = pytest.mark.usefixtures("prefect_db")
+pytestmark = [pytest.mark.usefixtures("prefect_db"), pytest.mark.slow]  # networks are trained by the dozen
 
 NETWORK = {"hidden": (4,), "training": {"epochs": 10, "batch_size": 32}}
 MAIN, MORE = 0.2, 1.0  # λ
