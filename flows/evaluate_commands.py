@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.fact_tables import Cell, Table
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="How good the methods are, measured where the truth is known.")
-NAMED = 5  # queries that were left out and are named
+NAMED = 5  # of what was left out
 
 
 @evaluate_app.command("fact-tracing")
@@ -115,7 +115,7 @@ def print_study(study: FactStudy, console: Console) -> None:
     for reason, names in study.left_out.items():
         if names:
             named = ", ".join(map(printable, names[:NAMED])) + (", …" if len(names) > NAMED else "")
-            console.print(f"left out: {len(names):,} queries {reason} ({named})", markup=False, soft_wrap=True)
+            console.print(f"left out: {len(names):,} {reason} ({named})", markup=False, soft_wrap=True)
 
 
 def _print_table(table: Table, console: Console) -> None:

@@ -5,7 +5,7 @@ The study of Akyürek et al. 2022 (arXiv 2205.11482): one training, one pool of 
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 
 from prefect import flow
@@ -24,20 +24,22 @@ from storage.fact_files import DOCUMENT_ID
 from storage.fact_sets import FactQuery, FactSet, read_fact_set
 from storage.store import Store, create_store
 from storage.trajectory import read_trajectory
-from tasks.asked import as_prompt, askable, sample
+from tasks.asked import as_prompt, askable, other_completions, sample
 from tasks.candidates import CandidateParameters
 from tasks.compute import ComputeParameters
-from tasks.corpus import CorpusParameters, CutParameters, count_parts, ingest
+from tasks.corpus import CorpusParameters, CutParameters, count_parts, ingest, require_alone
 from tasks.fact_evaluation import describe_study, evaluate_facts, first_pairs
 from tasks.fact_scores import FactStudy, RunScores
 from tasks.factors import FitParameters
 from tasks.index import build_index
 from tasks.learning.loop import TrainingParameters
 from tasks.learning.model import ModelShape
-from tasks.methods import Method, MethodParameters, TrajectoryParameters
+from tasks.methods import FILTER, Method, MethodParameters, TrajectoryParameters
 from tasks.pools import Pool, PoolParameters, build_pool
 from tasks.recall import measure_recall
 from tasks.tail_patch import TailPatchParameters, measure_tail_patches
+from tasks.texts import require_few
+from tasks.training import make_untrained
 
 METHODS: tuple[Method, ...] = (
     "ekfac", "kfac", "identity", "tracin", "embedding", "tracin+embedding", "bm25plus", "random_target", "random",
@@ -74,49 +76,75 @@ class FactTracingParameters(BaseModel):
             raise ValueError("trainings: expected a local directory where the store is remote. Name one.")
         return self
 
+    @model_validator(mode="after")
+    def _methods_of_given_candidates(self) -> FactTracingParameters:
+        lexical = [name for name in self.methods if name in FILTER]
+        if lexical:
+            raise ValueError(
+                f"methods: expected those that score the candidates of a set, found {', '.join(lexical)}, which search "
+                "a corpus. Take bm25plus."
+            )
+        return self
+
 
 @flow(name="fact-tracing", flow_run_name="fact tracing of {parameters.facts}", validate_parameters=True, **EXPLAINED)
 def fact_tracing(parameters: FactTracingParameters, command: str = "") -> FactStudy:
-    """Per seed: model and checkpoints, candidates, trace, recall, lessons, figures; then all of them together.
+    """Per seed: candidates, training, trace, recall, lessons, figures; then all of them together.
 
-    What is there already is kept: a study that was stopped goes on where it was.
+    What is there already is kept: a study that was stopped goes on where it was. What can be refused is refused before
+    the training: candidates and queries need the tokenizer alone.
 
     Args:
         command: what the page says the study was asked for with
     """
     fact_set = read_fact_set(parameters.facts)
     store = create_store(parameters.store)
-    studied, left_out = [], {}
+    require_alone(store, _corpus(parameters, fact_set))
+    studied, left_out = [], dict[str, tuple[str, ...]]()
     for seed in range(parameters.seeds):
-        model, checkpoints = _taught(parameters, fact_set, seed)
-        asked, pool, left_out = _candidates(parameters, store, fact_set, model, seed)
-        run_id = trace(_trace(parameters, asked, pool, model, checkpoints, seed))
+        lesson = _lesson(parameters, fact_set, seed)
+        start, model, checkpoints = _models(parameters, lesson)
+        asked, pool, missing = _candidates(parameters, store, fact_set, start, seed)
+        left_out = {why: tuple(dict.fromkeys((*left_out.get(why, ()), *names))) for why, names in missing.items()}
+        walk = _trace(parameters, asked, pool, model, checkpoints, seed)
+        if lesson is not None:
+            train(lesson)
+        run_id = trace(walk)
         studied.append(_examined(parameters, store, fact_set, run_id, model, checkpoints, asked))
     return describe_study(store, fact_set, tuple(studied), left_out, command)
 
 
-def _taught(parameters: FactTracingParameters, fact_set: FactSet, seed: int) -> tuple[Path, Path]:
-    """The model that knows the set, and the directory of its checkpoints."""
-    if parameters.checkpoints is not None:
+def _models(parameters: FactTracingParameters, lesson: TrainParameters | None) -> tuple[Path, Path, Path]:
+    """The model before it is taught, the one that knows the set, and the directory of its checkpoints."""
+    if lesson is None:
+        assert parameters.checkpoints is not None  # without them there is a lesson
         folder = Path(parameters.checkpoints).expanduser().resolve()
-        last = read_trajectory(folder)[-1].path
-        return (find_checkpoint(parameters.model.name, parameters.model.revision) if parameters.model else last), folder
+        model = parameters.model
+        known = find_checkpoint(model.name, model.revision) if model else read_trajectory(folder)[-1].path
+        return known, known, folder
+    folder, start = Path(lesson.directory), lesson.start
+    if start is not None:
+        return find_checkpoint(start.name, start.revision), folder, folder
+    return make_untrained(folder, lesson.corpus.inputs, lesson.shape, lesson.training.seed), folder, folder
+
+
+def _lesson(parameters: FactTracingParameters, fact_set: FactSet, seed: int) -> TrainParameters | None:
+    """The training that teaches the set; none where one is over."""
+    if parameters.checkpoints is not None:
+        return None
     training = parameters.training.model_copy(update={"seed": parameters.training.seed + seed})
     made_from = [fact_set.documents_fingerprint, parameters.model, parameters.shape, training, parameters.cut]
     root = Path(parameters.trainings or f"{parameters.store.rstrip('/')}-trainings").expanduser().resolve()
     folder = root / f"{digest_of([str(part) for part in made_from])[:10]}-seed-{seed}"
-    train(
-        TrainParameters(
-            store=parameters.store,
-            directory=str(folder),
-            start=parameters.model,
-            shape=parameters.shape,
-            corpus=_corpus(parameters, fact_set),
-            training=training,
-            cluster=parameters.cluster,
-        )
+    return TrainParameters(
+        store=parameters.store,
+        directory=str(folder),
+        start=parameters.model,
+        shape=parameters.shape,
+        corpus=_corpus(parameters, fact_set),
+        training=training,
+        cluster=parameters.cluster,
     )
-    return folder, folder
 
 
 def _corpus(parameters: FactTracingParameters, fact_set: FactSet) -> CorpusParameters:
@@ -128,24 +156,33 @@ def _corpus(parameters: FactTracingParameters, fact_set: FactSet) -> CorpusParam
 def _candidates(
     parameters: FactTracingParameters, store: Store, fact_set: FactSet, model: Path, seed: int
 ) -> tuple[list[FactQuery], Pool, dict[str, tuple[str, ...]]]:
-    """The queries that are asked, their candidates, and the queries that are not asked, by why."""
+    """The queries that are asked, their candidates, and what is left out, by why."""
     corpus = _corpus(parameters, fact_set)
     with open_workers(parameters.cluster, count_parts(store, corpus)) as workers:
-        ingest(store, model, corpus, workers)
+        parts = ingest(store, model, corpus, workers)
+        if "bm25plus" in parameters.methods:
+            require_few(parts, "Leave bm25plus out of --methods.")
+        taken, refused, unnamed = askable(model, fact_set.queries)
         build_index(store, workers, "words")
-        taken, refused = askable(model, fact_set.queries)
         asked = sample(taken, parameters.queries)
         drawn = parameters.pool.model_copy(update={"seed": parameters.pool.seed + seed})
         pool = build_pool(store, fact_set, asked, drawn, workers)
     names = {query.query_id for query in asked}
     left_out = {
-        "whose fact no document states": tuple(q.query_id for q in fact_set.without_proponent),
-        "without an answer": tuple(q.query_id for q in fact_set.without_answer),
-        "that the model cannot be asked: no token of an answer, or too long": tuple(refused),
-        "whose true documents have no training sequence": pool.unreachable,
-        "beyond the number asked for": tuple(q.query_id for q in taken if q.query_id not in names),
+        "queries whose fact no document states": tuple(q.query_id for q in fact_set.without_proponent),
+        "queries without an answer": tuple(q.query_id for q in fact_set.without_answer),
+        "queries that the model cannot be asked: no token of an answer, or too long": tuple(refused),
+        "other names of answers that the model cannot be asked for": tuple(unnamed),
+        "queries whose true documents have no training sequence": pool.unreachable,
+        "true documents without a training sequence, counted as not found": _told(pool.lost),
+        "other candidates without a training sequence": _told(pool.lost_others),
+        "queries beyond the number asked for": tuple(q.query_id for q in taken if q.query_id not in names),
     }
     return [query for query in asked if query.query_id not in pool.unreachable], pool, left_out
+
+
+def _told(pairs: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    return tuple(f"{document} ({query_id})" for query_id, document in pairs)
 
 
 def _trace(
@@ -170,7 +207,7 @@ def _trace(
         compute=parameters.compute,
         cluster=parameters.cluster,
     )
-    size = len(found.model_dump_json())
+    size = parameter_bytes(found)
     if size > LARGEST:
         raise InputError(
             f"queries of {parameters.facts}",
@@ -179,6 +216,11 @@ def _trace(
             remedy="Lower --queries.",
         )
     return found
+
+
+def parameter_bytes(walk: TraceParameters) -> int:
+    """Bytes of a flow's parameters as Prefect counts them: in ASCII, a letter of another script takes six."""
+    return len(json.dumps({"parameters": walk.model_dump(mode="json")}, separators=(",", ":")))
 
 
 def _examined(
@@ -194,7 +236,7 @@ def _examined(
     prompts = [as_prompt(query) for query in asked]
     patched = [query.query_id for query in sample(asked, parameters.patched)]
     with gpu_slot():
-        names = {q.query_id: [as_prompt(replace(q, answer=name)).completion for name in q.aliases] for q in asked}
+        names = {query.query_id: other_completions(query) for query in asked}
         size = parameters.compute.batch_size
         measure_recall(store, run_id, model, prompts, read_trajectory(checkpoints), size, names)
         pairs = first_pairs(store, run_id, fact_set, patched)

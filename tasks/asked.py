@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from storage.checkpoints import context_length, load_tokenizer
@@ -19,23 +20,39 @@ log = logging.getLogger(__name__)
 
 
 def as_prompt(query: FactQuery) -> Prompt:
-    """The query as the store knows it; prompt and answer are joined by a space, unless the prompt ends in one."""
-    space = "" if query.prompt[-1:].isspace() else " "
+    """The query as the store knows it; a space joins prompt and answer, unless there is white space between them."""
+    space = "" if query.prompt[-1:].isspace() or query.answer[:1].isspace() else " "
     return make_prompt(query.prompt, space + query.answer, query.query_id, json.dumps({"fact": query.fact}))
 
 
-def askable(model: Path, queries: Sequence[FactQuery]) -> tuple[list[FactQuery], list[str]]:
-    """The queries that the model's tokenizer and context take, and the ids of the others, which the log explains."""
+def other_completions(query: FactQuery) -> list[str]:
+    """The other names of the answer, each as it would follow the prompt."""
+    return [as_prompt(replace(query, answer=name)).completion for name in query.aliases]
+
+
+def askable(model: Path, queries: Sequence[FactQuery]) -> tuple[list[FactQuery], list[str], list[str]]:
+    """The queries that the model's tokenizer and context take, with the other names of their answers that they take.
+
+    Then the ids of the other queries, and the other names, `name (query)`; the log explains each.
+    """
     tokenizer, context = load_tokenizer(model), context_length(model)
-    taken, refused = [], []
-    for query in queries:
-        prompt = as_prompt(query)
+
+    def takes(prompt: Prompt) -> bool:
         try:
-            encode_query(tokenizer, prompt.prompt, prompt.completion, context, query.query_id)
-            taken.append(query)
+            encode_query(tokenizer, prompt.prompt, prompt.completion, context, prompt.query_id)
         except InfluenceError as error:
             log.warning("left out: %s", error)
+            return False
+        return True
+
+    taken, refused, unnamed = [], [], []
+    for query in queries:
+        if not takes(as_prompt(query)):
             refused.append(query.query_id)
+            continue
+        names = tuple(name for name in query.aliases if takes(as_prompt(replace(query, answer=name))))
+        unnamed += [f"{name} ({query.query_id})" for name in query.aliases if name not in names]
+        taken.append(replace(query, aliases=names))
     if not taken:
         raise InputError(
             "queries of the fact set",
@@ -43,7 +60,7 @@ def askable(model: Path, queries: Sequence[FactQuery]) -> tuple[list[FactQuery],
             found=f"none among {len(refused)}: the log says why of each",
             remedy="Shorten the prompts, or take a model with a longer context.",
         )
-    return taken, refused
+    return taken, refused, unnamed
 
 
 def sample(queries: Sequence[FactQuery], most: int) -> list[FactQuery]:

@@ -132,6 +132,19 @@ def _extend(
         _commit(store, digest, file, job, result)
 
 
+def require_alone(store: Store, parameters: CorpusParameters) -> None:
+    """Refuse a store that holds documents of other files, where everything in it is to be of these inputs."""
+    known, labels = ({file.digest() for file in parameters.files}, {file.label for file in parameters.files})
+    others = [p for p in current_parts(store) if p.content_digest not in known and p.source not in labels]
+    if others:
+        raise MismatchError(
+            f"store {store.root}",
+            expected=f"no documents but those of {', '.join(sorted(labels))}",
+            found=f"those of {others[0].source} as well",
+            remedy="Name another store: whatever this one holds would be taught and ranked together.",
+        )
+
+
 def count_parts(store: Store, parameters: CorpusParameters) -> int:
     """How many parts the corpus will have at most once the inputs are in."""
     return len(current_parts(store)) + len(parameters.files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import duckdb
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from storage.database import query, rows
 from storage.fact_sets import FactSet, collapse_keys, proponents
+from storage.pools import document_pairs, without_sequence
 from tasks.evaluation.forms import Form, Products, hidden_forms, tracin_forms
 from tasks.evaluation.ranking import Candidates, retrieval_metrics
 from tasks.fact_scores import Metrics
@@ -17,6 +19,8 @@ from tasks.fact_scores import Metrics
 
 class Rankings:
     """The pairs that a run compared, as documents or the sentences that they mask; ranks any scores of them.
+
+    A true document without a training sequence is in no pair; it counts as one that no method finds.
 
     Its forms are those of the macros tracin_scores and embedding_scores, in one pass over the stored products.
     """
@@ -28,17 +32,19 @@ class Rankings:
         self._n_pairs = len(pairs)
         keys, truths = collapse_keys(fact_set), {name: set(found) for name, found in proponents(fact_set).items()}
         names, documents = (list(map(str, pairs[name].to_pylist())) for name in ("query_id", "document_id"))
+        row_keys = [keys.get(document, document) for document in documents]
         self.candidates = Candidates(
-            names,
-            [keys.get(document, document) for document in documents],
-            [document in truths[name] for name, document in zip(names, documents, strict=True)],
+            names, row_keys, [document in truths[name] for name, document in zip(names, documents, strict=True)]
         )
+        true = document_pairs({name: sorted(truths[name]) for name in set(names)})
+        lost = {(name, keys[document]) for name, document in without_sequence(connection, true)}
+        self._missing = Counter(name for name, _ in lost.difference(zip(names, row_keys, strict=True)))
 
     def metrics(self, scores: np.ndarray) -> Metrics:
         """Every metric of every query under these scores of the pairs."""
         found: Metrics = {}
         for name, ranks in self.candidates.true_ranks(scores).items():
-            for metric, value in retrieval_metrics(ranks).items():
+            for metric, value in retrieval_metrics(ranks, self._missing[name]).items():
                 found.setdefault(metric, {})[name] = value
         return found
 

@@ -35,6 +35,18 @@ def score_texts(scoring: Scoring) -> None:
                 part.append_table(rows)
 
 
+def require_few(parts: list[Part], remedy: str) -> None:
+    """Refuse bm25plus over a corpus whose words take more memory than there may be."""
+    n = sum(part.n_sequences for part in parts)
+    if n > LARGEST:
+        raise InputError(
+            "method bm25plus",
+            expected=f"a corpus of at most {LARGEST:,} sequences, whose words rank_bm25 holds in memory",
+            found=f"{n:,}",
+            remedy=remedy,
+        )
+
+
 def _bm25plus(
     connection: duckdb.DuckDBPyConnection, parts: list[Part], prompts: tuple[Prompt, ...]
 ) -> Iterator[pa.Table]:
@@ -42,14 +54,7 @@ def _bm25plus(
 
     Over the whole corpus, split at white space (k1 1.5, b .75, δ 1: Akyürek et al. 2022, arXiv 2205.11482).
     """
-    n = sum(part.n_sequences for part in parts)
-    if n > LARGEST:
-        raise InputError(
-            "method bm25plus",
-            expected=f"a corpus of at most {LARGEST:,} sequences, whose words rank_bm25 holds in memory",
-            found=f"{n:,}",
-            remedy="Compare with bm25 instead, which reads the store's index: --filter bm25 --beside bm25",
-        )
+    require_few(parts, "Compare with bm25 instead, which reads the store's index: --filter bm25 --beside bm25")
     known = query(connection, "texts/sequences", parts=[part.name for part in parts])
     index = BM25Plus([text.split() for text in known["text"].to_pylist()], k1=1.5, b=0.75, delta=1)
     place = {sequence_id: k for k, sequence_id in enumerate(known["sequence_id"].to_pylist())}

@@ -48,6 +48,7 @@ def study(*runs: RunScores, name: str = "facts", **changes) -> FactStudy:
     fields = {
         "name": name, "store": "/tmp/store", "runs": runs, "rows": (row,) * len(runs),
         "learning_rates": dict(zip(STEPS, (None, 1e-3, 5e-4), strict=True)), "n_documents": 60,
-        "left_out": {"whose fact no document states": ("lost",), "without an answer": ()}, "command": "headwater …",
+        "left_out": {"queries whose fact no document states": ("lost",), "queries without an answer": ()},
+        "command": "headwater …",
     }  # fmt: skip
     return FactStudy(**fields | changes)

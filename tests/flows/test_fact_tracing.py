@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from pathlib import Path
@@ -9,15 +10,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from prefect._internal.schemas.validators import validate_parameter_size
+from pydantic import ValidationError
+from rich.console import Console
 
 from flows import cli
+from flows import fact_tracing as flow
+from flows.evaluate_commands import print_study
 from flows.evaluation import nightly_evaluation
 from flows.fact_tracing import FactTracingParameters, fact_tracing
-from flows.parameters import EvaluationParameters
+from flows.parameters import EvaluationParameters, TraceParameters
 from storage.catalog import run_user_sql
 from storage.database import session
+from storage.errors import InputError, MismatchError
 from storage.fact_sets import proponents, read_fact_set, write_fact_set
 from storage.store import open_store
+from tasks import texts
+from tasks.corpus import CutParameters
 from tasks.rankings import Rankings
 
 pytestmark = pytest.mark.usefixtures("prefect_db")
@@ -142,8 +151,8 @@ def test_slices_share_the_queries_out_and_an_empty_one_has_no_row(world):
 
 def test_no_query_goes_missing_unnamed(world):
     _, _, study = world
-    assert study.left_out["whose fact no document states"] == ("lost",)
-    assert study.left_out["without an answer"] == ("blank",)
+    assert study.left_out["queries whose fact no document states"] == ("lost",)
+    assert study.left_out["queries without an answer"] == ("blank",)
     assert set(study.runs[0].slice_of) == {f"q{k}" for k in range(8)}
 
 
@@ -163,6 +172,72 @@ def test_the_nightly_evaluation_leaves_a_study_as_it_is(world):
     before = ask(folder, "select * from evaluations order by all")
     assert nightly_evaluation(EvaluationParameters(store=str(folder / "store"))) == []
     assert ask(folder, "select * from evaluations order by all") == before
+
+
+def test_what_stops_a_study_stops_it_before_its_training(world, tmp_path, monkeypatch):
+    folder, parameters, _ = world
+    documents, queries = tables()
+    trainings = sorted(p.name for p in (folder / "store-trainings").iterdir())
+    monkeypatch.setattr(texts, "LARGEST", 10)
+    # The same documents, asked for otherwise: the training that is there is theirs.
+    fewer = write_fact_set(tmp_path / "fewer", documents, queries.slice(3))
+    with pytest.raises(InputError, match="Leave bm25plus out of --methods"):
+        fact_tracing(parameters.model_copy(update={"facts": str(fewer)}))
+    assert sorted(p.name for p in (folder / "store-trainings").iterdir()) == trainings
+    changed = documents.append_column("aside", pa.array(["x"] * len(documents)))
+    other = {"facts": str(write_fact_set(tmp_path / "other", changed, queries)), "trainings": str(tmp_path / "t")}
+    with pytest.raises(MismatchError, match="Name another store"):
+        fact_tracing(parameters.model_copy(update=other))
+    monkeypatch.setattr(flow, "LARGEST", 1000)
+    with pytest.raises(InputError, match="Lower --queries"):
+        fact_tracing(parameters.model_copy(update=other | {"store": str(tmp_path / "s"), "methods": ("random",)}))
+    assert [p.name for p in tmp_path.glob("t/*/*") if p.name not in ("untrained", ".writing")] == []
+
+
+@pytest.mark.parametrize("letter", ["a", "ж", "\U0001f9a6"])
+def test_a_walk_has_as_many_bytes_as_prefect_counts(letter):
+    walk = TraceParameters.model_validate(
+        {"store": "s", "model": {"name": "m"}, "queries": [{"prompt": letter * 99, "completion": f" {letter}"}] * 9}
+    )
+    size, sent = flow.parameter_bytes(walk), {"parameters": walk.model_dump(mode="json")}
+    validate_parameter_size(sent, size)
+    with pytest.raises(ValueError, match="must be less than"):
+        validate_parameter_size(sent, size - 1)
+
+
+def test_methods_that_search_a_corpus_are_refused_with_one_that_ranks_candidates():
+    with pytest.raises(ValidationError, match="found bm25, which search a corpus. Take bm25plus"):
+        FactTracingParameters.model_validate({"store": "s", "facts": "f", "methods": ["bm25", "random"]})
+
+
+def test_what_has_no_sequence_and_what_cannot_be_asked_are_named_and_a_lost_truth_is_a_miss(world, tmp_path):
+    _, parameters, study = world
+    documents, queries = tables()
+    row = {"title": ["t"], "doc_id": ["empty"], "text": [" "], "facts": [[fact(0)]], "rank": [99]}
+    documents = pa.concat_tables([documents, pa.table(row).cast(documents.schema)])
+    queries = pa.table({
+        "query_id": queries["query_id"], "prompt": queries["prompt"], "answer": queries["answer"],
+        "fact": queries["fact"], "aliases": [["moor", "moor " * 40], *([None] * (len(queries) - 1))],
+    })  # fmt: skip
+    found = fact_tracing(
+        parameters.model_copy(
+            update={
+                "facts": str(write_fact_set(tmp_path / "set", documents, queries)), "store": str(tmp_path / "store"),
+                "checkpoints": study.rows[0]["model"], "seeds": 1, "methods": ("bm25plus",), "patched": 0,
+                "cut": CutParameters(bad_documents="skip"),
+            }
+        )
+    )  # fmt: skip
+    assert found.left_out["true documents without a training sequence, counted as not found"] == ("empty (q0)",)
+    assert found.left_out["other names of answers that the model cannot be asked for"] == (f"{'moor ' * 40} (q0)",)
+    assert found.runs[0].methods["bm25plus"]["recall@25"] == {
+        f"q{k}": 1.0 if k else pytest.approx(2 / 3) for k in range(8)
+    }
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_study(found, console)
+    assert "left out: 1 true documents without a training sequence, counted as not found (empty (q0))" in (
+        console.export_text()
+    )
 
 
 @pytest.fixture

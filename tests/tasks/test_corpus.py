@@ -7,7 +7,7 @@ from storage.database import session
 from storage.errors import InputError, MismatchError
 from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, current_parts, read_tokens
 from storage.store import create_store
-from tasks.corpus import CorpusParameters, ingest
+from tasks.corpus import CorpusParameters, ingest, require_alone
 from tasks.fanout import Workers
 
 cut = ingest.fn  # the stage without Prefect
@@ -22,6 +22,17 @@ def ingest_into(path, model, *inputs, **parameters):
     store = create_store(path)
     cut(store, model, CorpusParameters(inputs=tuple(map(str, inputs)), **parameters), Workers())
     return store
+
+
+def test_a_store_that_is_to_hold_these_inputs_alone_is_refused_with_others(tmp_path, gpt2, corpus):
+    store = ingest_into(tmp_path / "s", gpt2, corpus)
+    other = worlds.write_jsonl(tmp_path / "other.jsonl", [{"document_id": "x", "text": "It rains."}])
+    copied = tmp_path / "copied.jsonl"
+    copied.write_bytes(corpus.read_bytes())
+    for inputs in ((str(corpus),), (str(copied),), (str(other), str(corpus))):
+        require_alone(store, CorpusParameters(inputs=inputs))
+    with pytest.raises(MismatchError, match="found those of .*fables.jsonl as well. Name another store"):
+        require_alone(store, CorpusParameters(inputs=(str(other),)))
 
 
 def test_characters_of_a_sequence_are_those_that_its_tokens_spell(tmp_path, gpt2, corpus):
