@@ -46,7 +46,11 @@ class MislabelledTextParameters(BaseModel):
     **EXPLAINED,
 )  # fmt: skip
 def mislabelled_text(parameters: MislabelledTextParameters, command: str = "") -> InspectionStudy:
-    """Per seed: swapped answers, a model taught them, self-influences, an inspection; what is there is kept."""
+    """Per seed: swapped answers, a model taught them, self-influences, an inspection; what is there is kept.
+
+    Args:
+        command: what the page says the study was asked for with
+    """
     root = Path(parameters.directory).expanduser().resolve()
     inspected = []
     for seed in range(parameters.seeds):

@@ -70,11 +70,18 @@ class Runs:
 
     def artifacts(self, run_id) -> list:
         """Artifacts of a flow run and of its tasks."""
-        return [a for a in self.client.read_artifacts(limit=200) if a.flow_run_id == run_id]
+        from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+        return self.client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id])), limit=200
+        )
 
     def last(self):
         """The newest flow run."""
-        return max(self.client.read_flow_runs(limit=200), key=lambda run: run.created)
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        newest = self.client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=50)
+        return max(newest, key=lambda run: run.created)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +176,7 @@ def test_logs_arrive_from_the_process_that_a_worker_starts(runs, traced):
     assert ours[0].startswith("lexical index: ")
 
 
+@pytest.mark.e2e
 def test_what_jobs_on_dask_workers_log_and_take_is_known_to_their_stage(caplog):
     sizes, cost = [300 * 2**20, 10], Cost()
     with open_workers("local", 2) as workers, measuring(cost):
@@ -180,6 +188,7 @@ def test_what_jobs_on_dask_workers_log_and_take_is_known_to_their_stage(caplog):
     assert inside >= 300 * 2**20
 
 
+@pytest.mark.e2e
 def test_what_a_job_logged_before_it_failed_is_known_too(caplog):
     with open_workers("local", 2) as workers:
         for name, kind in (("foreseen", InputError), ("other", ZeroDivisionError)):

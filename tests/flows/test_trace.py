@@ -218,6 +218,7 @@ def test_many_queries_share_a_subspace_and_keep_their_ranking(tmp_path, gpt2, co
     assert min(correlations) > 0.98, correlations
 
 
+@pytest.mark.e2e
 def test_three_parts_on_a_dask_cluster_give_the_same_tables(tmp_path, gpt2, traced):
     records = worlds.documents()
     files = [worlds.write_jsonl(tmp_path / f"{k}.jsonl", records[16 * k : 16 * k + 16]) for k in range(3)]

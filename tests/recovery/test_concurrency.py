@@ -16,6 +16,8 @@ from tables import assert_same
 from flows.parameters import QueryParameters
 from tasks.candidates import CandidateParameters
 
+pytestmark = pytest.mark.e2e
+
 HERON = (QueryParameters(prompt="The heron went to the", completion=" orchard.", query_id="heron"),)
 
 
@@ -85,7 +87,6 @@ def walk_together(folder: Path, *asked) -> list[list[Change]]:
     return [walks.ended(process, log) for process, log in zip(processes, logs, strict=True)]
 
 
-@pytest.mark.e2e
 def test_two_different_traces_into_a_new_store_at_once(tmp_path, gpt2, files, alone):
     store = tmp_path / "s"
     changes = walk_together(
@@ -104,7 +105,6 @@ def test_two_equal_traces_at_once_do_the_work_once(tmp_path, gpt2, files, alone)
     assert set(written(changes).values()) == {1}
 
 
-@pytest.mark.e2e
 def test_a_run_does_not_wait_for_another_over_the_same_corpus_and_fit(tmp_path, gpt2, files, alone):
     store = Path(shutil.copytree(alone / "first", tmp_path / "s"))
     held = walks.parameters(store, gpt2, files, candidates=CandidateParameters(top_k=9))
@@ -129,7 +129,6 @@ def test_a_run_keeps_to_its_corpus_while_another_adds_to_it(tmp_path, gpt2, file
     assert Counter(row[1] for row in found["candidates"] if row[0] == heron)["heron"] > 0
 
 
-@pytest.mark.e2e
 def test_a_run_whose_text_is_replaced_says_so_and_is_right_when_run_again(tmp_path, gpt2, files):
     mine = [Path(shutil.copy(file, tmp_path)) for file in files]
     asked = walks.parameters(tmp_path / "s", gpt2, mine)
