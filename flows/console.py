@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +37,27 @@ def cell(value: Any) -> Text:
     if value is None:
         return Text("·")
     return Text(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else printable(str(value)))
+
+
+def listed(words: str) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def typed_command() -> str:
+    """The command that this process was started with, as a shell takes it."""
+    return shlex.join(["headwater", *sys.argv[1:]])
+
+
+def say_page(page: Path, began: float) -> None:
+    """Where a page is, and what all took since `began`, a reading of `time.perf_counter`."""
+    make_console().print(f"page: {page}   ({time.perf_counter() - began:.0f} s in all)", markup=False, soft_wrap=True)
+
+
+def say_statement(store: str, statement: str) -> None:
+    """The next step: SQL to ask the store."""
+    line = f"next  headwater sql --store {shell_word(store)} {shell_word(statement)}"
+    make_console().print(line, markup=False, soft_wrap=True)
 
 
 def as_json(value: Any) -> str:

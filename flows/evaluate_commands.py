@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.console import make_console, make_table, shell_word
+from flows.console import listed, make_console, make_table, say_page, say_statement, typed_command
 from storage.text import printable
 
 if TYPE_CHECKING:
@@ -60,7 +58,7 @@ def fact_tracing(
     from flows.fact_tracing import fact_tracing as fact_tracing_flow
     from tasks.fact_page import write_fact_page
 
-    asked = [name.strip() for given in methods or [] for name in given.split(",") if name.strip()]
+    asked = [name for given in methods or [] for name in listed(given)]
     parameters = FactTracingParameters.model_validate(
         {
             "store": store or f"{Path(facts).resolve().name}-store",
@@ -82,16 +80,13 @@ def fact_tracing(
         }
     )  # fmt: skip
     began = time.perf_counter()
-    study = fact_tracing_flow(parameters, shlex.join(["headwater", *sys.argv[1:]]))
-    console = make_console()
-    print_study(study, console)
+    study = fact_tracing_flow(parameters, typed_command())
+    print_study(study, make_console())
     if output is not None:
-        page = write_fact_page(study, Path(output))
-        console.print(f"page: {page}   ({time.perf_counter() - began:.0f} s in all)", markup=False, soft_wrap=True)
+        say_page(write_fact_page(study, Path(output)), began)
     run = study.runs[-1].run_id
     statement = f"select method, metric, value, ci_low, ci_high, n from evaluations where run_id = '{run}'"
-    line = f"next  headwater sql --store {shell_word(study.store)} {shell_word(statement)}"
-    console.print(line, markup=False, soft_wrap=True)
+    say_statement(study.store, statement)
 
 
 def print_study(study: FactStudy, console: Console) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.console import StoreOption, make_console, make_table, shell_word
+from flows.console import StoreOption, listed, make_console, make_table, say_page, say_statement, typed_command
 from flows.options import (
     BadOption,
     BatchOption,
@@ -103,10 +101,10 @@ def lds(
                          "checkpoints": save, "seed": seed},
             "subsets": {"subsets": subsets, "kept": kept if size is None else None, "size": size, "order": order,
                         "seeds": seeds, "queries": removals, "top": top, "seed": seed},
-            "methods": [name for given in methods or [] for name in _listed(given)] or METHODS,
+            "methods": [name for given in methods or [] for name in listed(given)] or METHODS,
             "damping": {"relative": damping},
-            "dampings": [float(name) for name in _listed(dampings)],
-            "swept": _listed(swept),
+            "dampings": [float(name) for name in listed(dampings)],
+            "swept": listed(swept),
             "fit": {"modules": modules, "sequences": fit_sequences, "seed": seed},
             "solver": {"sequences": solver_sequences, "iterations": iterations},
             "compute": {"batch_size": scoring_batch, "precision": precision},
@@ -114,7 +112,7 @@ def lds(
         }
     )  # fmt: skip
     began = time.perf_counter()
-    study = lds_flow(parameters, _command())
+    study = lds_flow(parameters, typed_command())
     console = make_console()
     console.print(describe(study), soft_wrap=True)
     print_estimates(lds_table(study), console)
@@ -124,9 +122,8 @@ def lds(
     for note in notes(study):
         console.print(Text(note, style="dim"), soft_wrap=True)
     if output is not None:
-        _say_page(console, write_retraining_page(study, Path(output)), began)
-    line = f"next  headwater sql --store {shell_word(study.store)} {shell_word(statements(study)[0])}"
-    console.print(line, markup=False, soft_wrap=True)
+        say_page(write_retraining_page(study, Path(output)), began)
+    say_statement(study.store, statements(study)[0])
 
 
 def print_estimates(table: Table, console: Console) -> None:
@@ -142,18 +139,6 @@ def print_estimates(table: Table, console: Console) -> None:
         ]  # fmt: skip
         shown.add_row(Text(row.name, no_wrap=True), *cells)
     console.print(shown)
-
-
-def _listed(words: str) -> list[str]:
-    return [word.strip() for word in words.split(",") if word.strip()]
-
-
-def _command() -> str:
-    return shlex.join(["headwater", *sys.argv[1:]])
-
-
-def _say_page(console: Console, page: Path, began: float) -> None:
-    console.print(f"page: {page}   ({time.perf_counter() - began:.0f} s in all)", markup=False, soft_wrap=True)
 
 
 def mislabelled_text(
@@ -206,12 +191,11 @@ def mislabelled_text(
         }
     )
     began = time.perf_counter()
-    study = search(parameters, _command())
+    study = search(parameters, typed_command())
     console = make_console()
     console.print(describe(study), soft_wrap=True)
     print_estimates(inspection_table(study), console)
     console.print(Text(NOTE, style="dim"), soft_wrap=True)
     if output is not None:
-        _say_page(console, write_inspection_page(study, Path(output)), began)
-    line = f"next  headwater sql --store {shell_word(study.inspections[-1].store)} {shell_word(statement(study))}"
-    console.print(line, markup=False, soft_wrap=True)
+        say_page(write_inspection_page(study, Path(output)), began)
+    say_statement(study.inspections[-1].store, statement(study))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from flows.console import StoreOption, make_console, shell_word
+from flows.console import StoreOption, listed, make_console, say_page, say_statement, typed_command
 from flows.retraining_commands import print_estimates
 
 if TYPE_CHECKING:
@@ -161,9 +159,8 @@ def mislabelled(
     print_estimates(mislabel_table(found), console)
     console.print(Text(NOTE, style="dim"), soft_wrap=True)
     if output is not None:
-        say_page(write_mislabel_page(found, Path(output), shlex.join(["headwater", *sys.argv[1:]])), began)
-    line = f"next  headwater sql --store {shell_word(store)} {shell_word(statement(found))}"
-    console.print(line, markup=False, soft_wrap=True)
+        say_page(write_mislabel_page(found, Path(output), typed_command()), began)
+    say_statement(store, statement(found))
 
 
 def problem_words(table: str, target: str | None, kind: str, test_share: float, examples: int | None) -> dict:
@@ -188,11 +185,6 @@ def effort_words(iterations: int, depth: int, rounds: int, alpha: float | None, 
     return {"iterations": iterations, "depth": depth, "rounds": rounds, "alpha": alpha, "scale": scale}
 
 
-def listed(words: str) -> list[str]:
-    """What stands between commas."""
-    return [word.strip() for word in words.split(",") if word.strip()]
-
-
 def _measure(given: dict, output: str | None) -> None:
     from flows.responses import ResponseParameters, measure_responses
     from tasks.response_page import write_response_page
@@ -201,7 +193,7 @@ def _measure(given: dict, output: str | None) -> None:
     found = measure_responses(ResponseParameters.model_validate(given))
     print_responses(found)
     if output is not None:
-        page = write_response_page(found, Path(output), shlex.join(["headwater", *sys.argv[1:]]))
+        page = write_response_page(found, Path(output), typed_command())
         say_page(page, began)
 
 
@@ -216,10 +208,4 @@ def print_responses(found: ResponseFindings) -> None:
     for note in (NOTES["correlation"], NOTES["gaps"] if found.gaps else "", residual_note(found)):
         if note:
             console.print(Text(note, style="dim"), soft_wrap=True)
-    line = f"next  headwater sql --store {shell_word(str(found.study.store.root))} {shell_word(statements(found)[0])}"
-    console.print(line, markup=False, soft_wrap=True)
-
-
-def say_page(page: Path, began: float) -> None:
-    """Where the page is, and what all took."""
-    make_console().print(f"page: {page}   ({time.perf_counter() - began:.0f} s in all)", markup=False, soft_wrap=True)
+    say_statement(str(found.study.store.root), statements(found)[0])
