@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from storage.database import rows, session
 from storage.store import Store
-from storage.tables import has_part, write_part
+from storage.tables import has_part
 from tasks.evaluation.ranking import Estimate, bootstrap_mean, precision_at, reciprocal_rank
+from tasks.figures import write_figures
 from tasks.stage import stage
 
 K = 10
@@ -49,18 +50,5 @@ def evaluate_retrieval(store: Store, run_id: str) -> list[MethodScore]:
     ]
     if scores and not has_part(store, "evaluations", run_id):
         metrics = [(s.method, name, e) for s in scores for name, e in ((f"precision@{K}", s.precision), ("mrr", s.mrr))]
-        write_part(
-            store,
-            "evaluations",
-            run_id,
-            columns={
-                "run_id": [run_id] * len(metrics),
-                "method": [method for method, _, _ in metrics],
-                "metric": [name for _, name, _ in metrics],
-                "value": [e.value for _, _, e in metrics],
-                "ci_low": [e.ci_low for _, _, e in metrics],
-                "ci_high": [e.ci_high for _, _, e in metrics],
-                "n": [e.n for _, _, e in metrics],
-            },
-        )
+        write_figures(store, run_id, metrics)
     return scores

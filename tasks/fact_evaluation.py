@@ -16,10 +16,10 @@ import pyarrow as pa
 from storage.database import query, rows, session
 from storage.fact_sets import FactSet, proponents
 from storage.store import Store
-from storage.tables import write_part
-from tasks.evaluation.comparison import ALL, SLICES, Summary, choose_on_other_half, halves, seed_values, summarise
+from tasks.evaluation.comparison import ALL, SLICES, choose_on_other_half, halves, seed_values, summarise
 from tasks.evaluation.forms import MEAN, Form
 from tasks.fact_scores import CHOSEN, FIRST, TAUGHT, FactStudy, Metrics, RunScores, every_metric
+from tasks.figures import write_figures
 from tasks.rankings import Rankings
 from tasks.stage import stage
 
@@ -163,22 +163,9 @@ def _probabilities(connection: duckdb.DuckDBPyConnection, run_id: str) -> dict[s
 def _write(store: Store, scores: RunScores) -> None:
     """Put a row per method and metric, and per slice that has queries, in place of what the run had."""
     table = seed_values(scores.slice_of, every_metric(scores))
-    kept: list[tuple[str, str, Summary]] = []
-    for of in (ALL, *SLICES):
-        found = summarise([table], of).items()
-        kept += [(method, metric if of == ALL else f"{metric}[{of}]", summary) for (method, metric), summary in found]
-    estimates = [summary.estimate for _, _, summary in kept]
-    write_part(
-        store,
-        "evaluations",
-        scores.run_id,
-        columns={
-            "run_id": [scores.run_id] * len(kept),
-            "method": [method for method, _, _ in kept],
-            "metric": [metric for _, metric, _ in kept],
-            "value": [e.value for e in estimates],
-            "ci_low": [e.ci_low for e in estimates],
-            "ci_high": [e.ci_high for e in estimates],
-            "n": [e.n for e in estimates],
-        },
-    )
+    figures = [
+        (method, metric if of == ALL else f"{metric}[{of}]", summary.estimate)
+        for of in (ALL, *SLICES)
+        for (method, metric), summary in summarise([table], of).items()
+    ]
+    write_figures(store, scores.run_id, figures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from storage.checkpoints import load_model
 from storage.database import query, session
 from storage.sequences import read_tokens
 from storage.store import Store
-from storage.tables import write_part
 from tasks.evaluation.inspection import found_curve, inspection_places
 from tasks.evaluation.ranking import Estimate, bootstrap_mean, tie_breakers
+from tasks.figures import write_figures
 from tasks.influence.batches import TokenSequence
 from tasks.losses import sequence_losses
 from tasks.stage import stage
@@ -98,20 +97,5 @@ def _losses(store: Store, model: Path, ids: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _keep(store: Store, found: Inspection) -> None:
-    estimates: Sequence[tuple[str, Estimate]] = [
-        (method, bootstrap_mean(places <= FIRST + 1e-9)) for method, places in found.places.items()
-    ]
-    write_part(
-        store,
-        "evaluations",
-        found.factors_id,
-        columns={
-            "run_id": [found.factors_id] * len(estimates),
-            "method": [method for method, _ in estimates],
-            "metric": [METRIC] * len(estimates),
-            "value": [e.value for _, e in estimates],
-            "ci_low": [e.ci_low for _, e in estimates],
-            "ci_high": [e.ci_high for _, e in estimates],
-            "n": [e.n for _, e in estimates],
-        },
-    )
+    figures = [(method, METRIC, bootstrap_mean(places <= FIRST + 1e-9)) for method, places in found.places.items()]
+    write_figures(store, found.factors_id, figures)

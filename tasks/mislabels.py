@@ -16,7 +16,6 @@ from storage.digests import code_revision, digest_of
 from storage.errors import InputError
 from storage.store import Store
 from storage.studies import has_unit, read_unit, write_unit
-from storage.tables import write_part
 from tasks.evaluation.correlation import SEEDS, over_seeds
 from tasks.evaluation.inspection import found_curve, inspection_places
 from tasks.evaluation.inverses import System
@@ -24,6 +23,7 @@ from tasks.evaluation.perceptron import Problem, Weights, loss_gradients, networ
 from tasks.evaluation.ranking import Estimate
 from tasks.evaluation.response import train
 from tasks.fanout import Workers, fan_out
+from tasks.figures import write_figures
 from tasks.influence.vectors import inner
 from tasks.problems import NetworkParameters, ProblemParameters, make_problem
 from tasks.stage import stage
@@ -143,20 +143,7 @@ def find_mislabels(study: MislabelStudy) -> MislabelFindings:
         learned.append(float(scores["repeated"][wrong].mean()))
     found = MislabelFindings(study, n, n_wrong, float(np.mean(learned)), tuple(places))
     rows = [(method, f"found@{share:.0%}", e) for (method, share), e in found.estimates.items()]
-    write_part(
-        study.store,
-        "evaluations",
-        study.study_id,
-        columns={
-            "run_id": [study.study_id] * len(rows),
-            "method": [method for method, _, _ in rows],
-            "metric": [metric for _, metric, _ in rows],
-            "value": [e.value for _, _, e in rows],
-            "ci_low": [e.ci_low for _, _, e in rows],
-            "ci_high": [e.ci_high for _, _, e in rows],
-            "n": [e.n for _, _, e in rows],
-        },
-    )
+    write_figures(study.store, study.study_id, rows)
     return found
 
 

@@ -22,6 +22,7 @@ from tasks.evaluation.correlation import correlations, mean_correlation, over_se
 from tasks.evaluation.perceptron import Weights, network
 from tasks.evaluation.ranking import Estimate
 from tasks.evaluation.response import losses_on_tests, output_distance, outputs_of
+from tasks.figures import write_figures
 from tasks.influence.vectors import flatten
 from tasks.response_study import (
     BLOCK,
@@ -106,7 +107,7 @@ def evaluate_responses(study: ResponseStudy) -> ResponseFindings:
     """Compare the networks of every seed, fill `loss_changes` and `evaluations`, and return the figures."""
     found = ResponseFindings(study, tuple(_findings(study, s) for s in range(study.asked.seeds)))
     _write_changes(study.store, found)
-    _write_evaluations(study.store, found)
+    write_figures(study.store, study.study_id, list(_rows(found)))
     return found
 
 
@@ -221,24 +222,6 @@ def _write_changes(store: Store, found: ResponseFindings) -> None:
     columns: dict = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     columns["damping"] = pa.array(columns["damping"], from_pandas=True)  # not a number: none
     write_part(store, "loss_changes", found.study.study_id, columns=columns)
-
-
-def _write_evaluations(store: Store, found: ResponseFindings) -> None:
-    rows = list(_rows(found))
-    write_part(
-        store,
-        "evaluations",
-        found.study.study_id,
-        columns={
-            "run_id": [found.study.study_id] * len(rows),
-            "method": [method for method, _, _ in rows],
-            "metric": [metric for _, metric, _ in rows],
-            "value": [e.value for _, _, e in rows],
-            "ci_low": [e.ci_low for _, _, e in rows],
-            "ci_high": [e.ci_high for _, _, e in rows],
-            "n": [e.n for _, _, e in rows],
-        },
-    )
 
 
 def _rows(found: ResponseFindings) -> Iterator[tuple[str, str, Estimate]]:

@@ -19,10 +19,10 @@ from storage.store import Store
 from storage.tables import has_part, read_part, write_part
 from tasks.evaluation.datamodels import datamodelling_scores
 from tasks.evaluation.ranking import Estimate, bootstrap_means
+from tasks.figures import RELATION, figure_columns
 from tasks.stage import stage
 from tasks.subsets import Retraining, Study
 
-RELATION = "evaluations"
 BASELINE = "ekfac"
 RISES = {"rise": "query_loss_rise", "rise_per_token": "query_loss_rise_per_token"}
 
@@ -155,15 +155,7 @@ def keep_figures(store: Store, run_id: str, figures: Figures) -> None:
         (m, n) not in replaced for m, n in zip(known["method"].to_pylist(), known["metric"].to_pylist(), strict=True)
     ]
     added = pa.table(
-        {
-            "run_id": [run_id] * len(fresh),
-            "method": [method for method, _, _ in fresh],
-            "metric": [metric for _, metric, _ in fresh],
-            "value": [e.value for _, _, e in fresh],
-            "ci_low": [e.ci_low for _, _, e in fresh],
-            "ci_high": [e.ci_high for _, _, e in fresh],
-            "n": [e.n for _, _, e in fresh],
-        },
+        figure_columns(run_id, fresh),
         schema=SCHEMAS[RELATION],
     )
     columns = pa.concat_tables([known.filter(pa.array(stays, pa.bool_())), added])
