@@ -11,6 +11,20 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.console import listed, make_console, make_table, say_page, say_statement, typed_command
+from flows.options import (
+    BadOption,
+    ClusterOption,
+    ContextOption,
+    FitOption,
+    HeadsOption,
+    LayersOption,
+    LengthOption,
+    PrecisionOption,
+    RevisionOption,
+    VocabularyOption,
+    WidthOption,
+    shape_words,
+)
 from storage.text import printable
 
 if TYPE_CHECKING:
@@ -28,7 +42,7 @@ def fact_tracing(
         str | None, typer.Option(help="directory of a store for this set alone; default: the set's name and -store")
     ] = None,
     model: Annotated[str | None, typer.Option(help="model to be taught the set; none: a new one, untrained")] = None,
-    revision: Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")] = None,
+    revision: RevisionOption = None,
     checkpoints: Annotated[str | None, typer.Option(help="directory of a training that is over, instead")] = None,
     trainings: Annotated[str | None, typer.Option(help="where trainings go; default: beside the store")] = None,
     methods: Annotated[list[str] | None, typer.Option(help="methods, by commas; the default names all")] = None,
@@ -39,18 +53,18 @@ def fact_tracing(
     batch_size: Annotated[int, typer.Option(help="of the training: sequences per step", min=1)] = 8,
     learning_rate: Annotated[float, typer.Option(help="of the training: peak of Adam's step size")] = 2e-3,
     save: Annotated[int, typer.Option(help="checkpoints, each at twice the step of the one before", min=1)] = 8,
-    layers: Annotated[int, typer.Option(help="of a new model: transformer blocks")] = 4,
-    width: Annotated[int, typer.Option(help="of a new model: dimensions of the residual stream")] = 128,
-    heads: Annotated[int, typer.Option(help="of a new model: attention heads per block")] = 4,
-    context: Annotated[int, typer.Option(help="of a new model: tokens in the longest sequence")] = 128,
-    vocabulary: Annotated[int, typer.Option(help="of a new model: tokens of its tokenizer, at most")] = 4096,
-    sequence_length: Annotated[int | None, typer.Option(help="tokens per sequence; default: the context")] = None,
-    bad_documents: Annotated[str, typer.Option(help="empty and non-UTF-8 documents: refuse or skip")] = "refuse",
+    layers: LayersOption = 4,
+    width: WidthOption = 128,
+    heads: HeadsOption = 4,
+    context: ContextOption = 128,
+    vocabulary: VocabularyOption = 4096,
+    sequence_length: LengthOption = None,
+    bad_documents: BadOption = "refuse",
     modules: Annotated[str, typer.Option(help="of EK-FAC: mlp, attention, all, or a regular expression")] = "mlp",
-    fit_sequences: Annotated[int, typer.Option(help="sequences that the factors are fitted on")] = 2000,
+    fit_sequences: FitOption = 2000,
     scoring_batch: Annotated[int, typer.Option(help="sequences per scoring pass", min=1)] = 32,
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
-    cluster: Annotated[str, typer.Option(help="auto, local, none, or the address of a Dask scheduler")] = "none",
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "none",
     output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "fact-tracing.html",
 ) -> None:
     """Which method finds the text that states a fact: a table, a page, and rows in `evaluations`."""
@@ -70,7 +84,7 @@ def fact_tracing(
             "seeds": seeds,
             "queries": queries,
             "patched": patched,
-            "shape": {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary},
+            "shape": shape_words(layers, width, heads, context, vocabulary),
             "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
                          "checkpoints": save},
             "cut": {"sequence_length": sequence_length, "bad_documents": bad_documents},

@@ -7,6 +7,18 @@ from typing import Annotated, Literal
 import typer
 
 from flows.console import shell_word
+from flows.options import (
+    ClusterOption,
+    ContextOption,
+    HeadsOption,
+    LayersOption,
+    LengthOption,
+    PackingOption,
+    RevisionOption,
+    VocabularyOption,
+    WidthOption,
+    shape_words,
+)
 
 fact_set_app = typer.Typer(no_args_is_help=True, help="Sets of facts, of documents that state them, and of queries.")
 ENTITIES = 100  # a small model learns their 1,000 facts in minutes on two CPU cores
@@ -56,14 +68,14 @@ def train(
     output: Annotated[str, typer.Option("--output", "-o", help="where the trained model goes, with its checkpoints")],
     corpus: Annotated[list[str] | None, typer.Option(help="corpus files to ingest first, if new")] = None,
     model: Annotated[str | None, typer.Option(help="model to begin with; none: a new one, untrained")] = None,
-    revision: Annotated[str | None, typer.Option(help="commit, branch or tag of a hub repository")] = None,
-    layers: Annotated[int, typer.Option(help="of a new model: transformer blocks")] = 4,
-    width: Annotated[int, typer.Option(help="of a new model: dimensions of the residual stream")] = 128,
-    heads: Annotated[int, typer.Option(help="of a new model: attention heads per block")] = 4,
-    context: Annotated[int, typer.Option(help="of a new model: tokens in the longest sequence")] = 128,
-    vocabulary: Annotated[int, typer.Option(help="of a new model: tokens of its tokenizer, at most")] = 4096,
-    sequence_length: Annotated[int | None, typer.Option(help="tokens per sequence; default: the context")] = None,
-    packing: Annotated[str, typer.Option(help="document, or concatenate: sequences may cross documents")] = "document",
+    revision: RevisionOption = None,
+    layers: LayersOption = 4,
+    width: WidthOption = 128,
+    heads: HeadsOption = 4,
+    context: ContextOption = 128,
+    vocabulary: VocabularyOption = 4096,
+    sequence_length: LengthOption = None,
+    packing: PackingOption = "document",
     epochs: Annotated[int, typer.Option(help="passes over the sequences")] = 5,
     batch_size: Annotated[int, typer.Option(help="sequences per optimizer step")] = 8,
     learning_rate: Annotated[float, typer.Option(help="peak of Adam's step size")] = 2e-3,
@@ -71,13 +83,13 @@ def train(
         int | None, typer.Option(help="so many, each at twice the step of the one before; default: every epoch")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the order of sequences, and of a new model's weights")] = 0,
-    cluster: Annotated[str, typer.Option(help="auto, local, none, or the address of a Dask scheduler")] = "none",
+    cluster: ClusterOption = "none",
 ) -> None:
     """Teach a model a corpus, from scratch or further; a training that was stopped goes on from its last checkpoint."""
     from flows.training import TrainParameters
     from flows.training import train as train_flow
 
-    shape = {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary}
+    shape = shape_words(layers, width, heads, context, vocabulary)
     parameters = TrainParameters.model_validate(
         {
             "store": store,

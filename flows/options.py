@@ -20,11 +20,22 @@ LengthOption = Annotated[int | None, typer.Option(help="tokens per training sequ
 PackingOption = Annotated[str, typer.Option(help="document, or concatenate: sequences may cross documents")]
 TermsOption = Annotated[str, typer.Option(help="what lexical filters count: tokens, or words in lower case")]
 BadOption = Annotated[str, typer.Option(help="empty and non-UTF-8 documents: refuse or skip")]
+DampingOption = Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")]
+LayersOption = Annotated[int, typer.Option(help="of a new model: transformer blocks")]
+WidthOption = Annotated[int, typer.Option(help="of a new model: dimensions of the residual stream")]
+HeadsOption = Annotated[int, typer.Option(help="of a new model: attention heads per block")]
+ContextOption = Annotated[int, typer.Option(help="of a new model: tokens in the longest sequence")]
+VocabularyOption = Annotated[int, typer.Option(help="of a new model: tokens of its tokenizer, at most")]
 
 
 def fit_words(modules: str, sequences: int, fisher: str, blocks: int, seed: int) -> dict:
     """The parameters of a fit."""
     return {"modules": modules, "sequences": sequences, "fisher": fisher, "blocks": blocks, "seed": seed}
+
+
+def shape_words(layers: int, width: int, heads: int, context: int, vocabulary: int) -> dict:
+    """The shape of a new model."""
+    return {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary}
 
 
 def damping_words(relative: float, absolute: float | None) -> dict:

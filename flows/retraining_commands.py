@@ -16,13 +16,20 @@ from flows.options import (
     BadOption,
     BatchOption,
     ClusterOption,
+    ContextOption,
+    DampingOption,
     FitOption,
+    HeadsOption,
+    LayersOption,
     LengthOption,
     ModulesOption,
     PackingOption,
     PrecisionOption,
     RevisionOption,
+    VocabularyOption,
+    WidthOption,
     corpus_words,
+    shape_words,
 )
 
 if TYPE_CHECKING:
@@ -32,11 +39,6 @@ StartOption = Annotated[str | None, typer.Option("--model", help="model to be ta
 EpochsOption = Annotated[int, typer.Option(help="of every training: passes over the sequences", min=1)]
 StepOption = Annotated[int, typer.Option(help="of every training: sequences per optimizer step", min=1)]
 RateOption = Annotated[float, typer.Option(help="of every training: peak of Adam's step size")]
-LayersOption = Annotated[int, typer.Option(help="of a new model: transformer blocks")]
-WidthOption = Annotated[int, typer.Option(help="of a new model: dimensions of the residual stream")]
-HeadsOption = Annotated[int, typer.Option(help="of a new model: attention heads per block")]
-ContextOption = Annotated[int, typer.Option(help="of a new model: tokens in the longest sequence")]
-VocabularyOption = Annotated[int, typer.Option(help="of a new model: tokens of its tokenizer, at most")]
 
 
 def lds(
@@ -57,7 +59,7 @@ def lds(
     removals: Annotated[int, typer.Option(help="queries asked again without a method's first sequences")] = 10,
     top: Annotated[float, typer.Option(help="share of the sequences that are a method's first")] = 0.01,
     methods: Annotated[list[str] | None, typer.Option(help="methods, by commas; the default names all")] = None,
-    damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
+    damping: DampingOption = 0.1,
     dampings: Annotated[str, typer.Option(help="further λ to score EK-FAC under, by commas")] = "",
     swept: Annotated[str, typer.Option(help="methods that are scored under them, by commas")] = "ekfac",
     epochs: EpochsOption = 3,
@@ -94,7 +96,7 @@ def lds(
                 for p in read_prompts(queries)
             ],
             "model": None if model is None else {"name": model, "revision": revision},
-            "shape": {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary},
+            "shape": shape_words(layers, width, heads, context, vocabulary),
             "trainings": trainings,
             "corpus": corpus_words(corpus or [], sequence_length, packing, bad_documents),
             "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
@@ -163,7 +165,7 @@ def mislabelled_text(
     vocabulary: VocabularyOption = 4096,
     modules: ModulesOption = "mlp",
     fit_sequences: FitOption = 10_000,
-    damping: Annotated[float, typer.Option(help="λ as a share of each module's mean eigenvalue")] = 0.1,
+    damping: DampingOption = 0.1,
     scoring_batch: BatchOption = 16,
     precision: PrecisionOption = "auto",
     cluster: ClusterOption = "none",
@@ -179,7 +181,7 @@ def mislabelled_text(
             "inputs": corpus,
             "directory": directory,
             "model": None if model is None else {"name": model, "revision": revision},
-            "shape": {"layers": layers, "width": width, "heads": heads, "context": context, "vocabulary": vocabulary},
+            "shape": shape_words(layers, width, heads, context, vocabulary),
             "swap": {"share": share, "answer": answer, "within": within},
             "cut": {"sequence_length": sequence_length, "packing": packing, "bad_documents": bad_documents},
             "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
