@@ -41,12 +41,8 @@ def read_columns(
         table = file.read(columns=columns).select(columns).cast(pa.schema([(c, kinds[c]) for c in columns]))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         kind = ", ".join(f"{column} {kinds[column]}" for column in columns)
-        raise InputError(
-            f"fact set file {path}",
-            expected=f"a complete Parquet file with {kind}",
-            found=str(error).splitlines()[0],
-            remedy="Write it again with these types.",
-        ) from error
+        expected = f"a complete Parquet file with {kind}"
+        raise _unreadable(path, expected, error, "Write it again with these types.") from error
     for column in columns:
         _require_utf8(path, column, table[column])
     return table
@@ -129,9 +125,8 @@ def _require_utf8(path: Path, column: str, values: pa.ChunkedArray) -> None:
     try:
         values.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise InputError(
-            f"fact set file {path}",
-            expected=f"UTF-8 as {column}",
-            found=str(error).splitlines()[0],
-            remedy="Write the column again in UTF-8.",
-        ) from error
+        raise _unreadable(path, f"UTF-8 as {column}", error, "Write the column again in UTF-8.") from error
+
+
+def _unreadable(path: Path, expected: str, error: Exception, remedy: str) -> InputError:
+    return InputError(f"fact set file {path}", expected=expected, found=str(error).splitlines()[0], remedy=remedy)

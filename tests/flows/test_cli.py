@@ -12,27 +12,8 @@ import pytest
 import worlds
 from safetensors.torch import load_file, save_file
 
-from flows import cli
 from storage.errors import InputError
 from tasks.plan import Rates
-
-
-@pytest.fixture
-def headwater(prefect_db, monkeypatch, capsys):
-    """Run a command in this process; returns its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["headwater", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

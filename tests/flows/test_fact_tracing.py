@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from prefect._internal.schemas.validators import validate_parameter_size
 from pydantic import ValidationError
 from rich.console import Console
 
-from flows import cli
 from flows import fact_tracing as flow
 from flows.evaluate_commands import print_study
 from flows.evaluation import nightly_evaluation
@@ -238,23 +236,6 @@ def test_what_has_no_sequence_and_what_cannot_be_asked_are_named_and_a_lost_trut
     assert "left out: 1 true documents without a training sequence, counted as not found (empty (q0))" in (
         console.export_text()
     )
-
-
-@pytest.fixture
-def headwater(monkeypatch, capsys):
-    """Run a command in this process; returns its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["headwater", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_the_command_takes_candidates_of_the_set_and_a_training_that_is_over(world, headwater, tmp_path):

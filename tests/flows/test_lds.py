@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 
 import pytest
 import worlds
 
-from flows import cli
 from flows.lds import LdsParameters, lds
 from flows.parameters import ModelParameters, QueryParameters
 from storage.catalog import run_user_sql
@@ -91,23 +89,6 @@ def test_a_second_call_trains_nothing_and_more_subsets_train_those_alone(studied
     assert {path: now[path] for path in kept} == kept
     assert len(now) == len(kept) + 1
     assert (again.study_id, again.run_id) == (study.study_id, study.run_id)
-
-
-@pytest.fixture
-def headwater(monkeypatch, capsys):
-    """Run a command in this process; returns its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["headwater", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def write_queries(path, *queries):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import worlds
 
-from flows import cli
 from storage.catalog import run_user_sql
 from storage.store import open_store
 from tasks.inspection import METHODS
@@ -25,18 +22,14 @@ def labelled() -> list[dict]:
     ]
 
 
-def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_path, monkeypatch, capsys):
+def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_path, headwater):
     corpus = worlds.write_jsonl(tmp_path / "corpus.jsonl", labelled())
-    words = (
+    code, out, _ = headwater(
         "evaluate", "mislabelled-text", corpus, "--directory", tmp_path / "work", "--model",
         worlds.save_gpt2(tmp_path / "model", width=32), "--seeds", 1,
         "--epochs", 15, "--learning-rate", 1e-2, "--precision", "float32", "-o", tmp_path / "page.html",
     )  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["headwater", *map(str, words)])
-    with pytest.raises(SystemExit) as leaving:
-        cli.main()
-    assert not leaving.value.code
-    out = capsys.readouterr().out
+    assert code == 0
     assert "In 1 corpora of 60 documents, 6 documents each were given the answer of another one" in out
     store = open_store(tmp_path / "work" / "seed-0" / "store")
     found = dict(run_user_sql(store, "select method, value from evaluations where metric = 'found@20%'")[1])
