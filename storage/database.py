@@ -74,7 +74,9 @@ def catalog_statements(store: Store) -> list[str]:
         folder = store.relation(relation)
         views += relation_views(relation, _read(folder), _read(folder / "merged"))
     views += [f"create or replace view {r} as select * from stored.{r}" for r in plain if r not in {"terms", "words"}]
-    return [*views, *map(statement, [*statement_names("relations"), *statement_names("macros")])]
+    # A macro is bound when it is made: what others are written with, or read, comes before them.
+    folders = ("functions", "relations", "macros")
+    return [*views, *map(statement, chain.from_iterable(map(statement_names, folders)))]
 
 
 def _read(folder: Place) -> str:
