@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from storage.text import printable
+
+if TYPE_CHECKING:
+    from tasks.fact_tables import Table as EstimateTable
 
 StoreOption = Annotated[str, typer.Option("--store", help="directory of the store")]
 
@@ -30,6 +33,21 @@ def make_table(*columns: str) -> Table:
     for name in columns:
         table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     return table
+
+
+def print_estimates(table: EstimateTable, console: Console) -> None:
+    """A table of figures, those with an interval before it."""
+    console.print()
+    console.print(Text(table.title, style="bold"))
+    shown = make_table(table.axis, *(f">{name}" for name in table.columns))
+    for row in table.rows:
+        cells = [
+            Text("·") if cell is None
+            else Text.assemble((cell.value, "bold" if cell.best else ""), (f" {cell.interval}", "dim"), no_wrap=True)
+            for cell in row.cells
+        ]  # fmt: skip
+        shown.add_row(Text(row.name, no_wrap=True), *cells)
+    console.print(shown)
 
 
 def cell(value: Any) -> Text:

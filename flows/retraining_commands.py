@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from flows.console import StoreOption, listed, make_console, make_table, say_page, say_statement, typed_command
+from flows.console import StoreOption, listed, make_console, print_estimates, say_page, say_statement, typed_command
 from flows.options import (
     BadOption,
     BatchOption,
@@ -31,9 +30,6 @@ from flows.options import (
     corpus_words,
     shape_words,
 )
-
-if TYPE_CHECKING:
-    from tasks.fact_tables import Table
 
 StartOption = Annotated[str | None, typer.Option("--model", help="model to be taught; none: a new one, untrained")]
 EpochsOption = Annotated[int, typer.Option(help="of every training: passes over the sequences", min=1)]
@@ -126,21 +122,6 @@ def lds(
     if output is not None:
         say_page(write_retraining_page(study, Path(output)), began)
     say_statement(study.store, statements(study)[0])
-
-
-def print_estimates(table: Table, console: Console) -> None:
-    """A table of estimates with their intervals."""
-    console.print()
-    console.print(Text(table.title, style="bold"))
-    shown = make_table(table.axis, *(f">{name}" for name in table.columns))
-    for row in table.rows:
-        cells = [
-            Text("·") if cell is None
-            else Text.assemble((cell.value, "bold" if cell.best else ""), (f" {cell.interval}", "dim"), no_wrap=True)
-            for cell in row.cells
-        ]  # fmt: skip
-        shown.add_row(Text(row.name, no_wrap=True), *cells)
-    console.print(shown)
 
 
 def mislabelled_text(

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from flows.console import StoreOption, listed, make_console, say_page, say_statement, typed_command
-from flows.retraining_commands import print_estimates
+from flows.console import (
+    StoreOption,
+    listed,
+    make_console,
+    print_estimates,
+    say_page,
+    say_statement,
+    typed_command,
+)
 
 if TYPE_CHECKING:
     from tasks.response_evaluation import ResponseFindings
