@@ -44,6 +44,7 @@ from flows.retraining_commands import lds, mislabelled_text
 from flows.run_commands import runs_app
 from flows.store_commands import store_app
 from flows.trace_command import trace
+from flows.untrac_commands import untrac
 from flows.validate_commands import loo, mislabelled, pbrf
 from storage.errors import HeadwaterError
 from storage.text import printable
@@ -262,6 +263,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(fact_set_app, name="fact-set")
 evaluate_app.command()(lds)
 evaluate_app.command()(mislabelled_text)
+evaluate_app.command()(untrac)
 evaluate_app.command()(pbrf)
 evaluate_app.command()(loo)
 evaluate_app.command()(mislabelled)

@@ -223,7 +223,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("log_probability_change", pa.float64()),
     ),
     # one row per (study, retraining, seed, query): −log p of the completion in nats, under the model that was retrained
-    # without the retraining's `removals`; kind is full, subset or top
+    # without the retraining's `removals`; kind is full, subset, top or dataset
     "retrainings": _schema(
         ("study_id", pa.string()),
         ("retraining", pa.string()),
@@ -235,6 +235,18 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # one row per (study, retraining, sequence that it was not taught)
     "removals": _schema(("study_id", pa.string()), ("retraining", pa.string()), ("sequence_id", pa.int64())),
+    # one row per (study, what was unlearned, what was measured): −log p in nats, summed over n_tokens, under the model
+    # after gradient ascent; kind is dataset, queries (a group of them) or none, measured is query or dataset
+    "unlearnings": _schema(
+        ("study_id", pa.string()),
+        ("kind", pa.string()),
+        ("unlearned", pa.string()),
+        ("measured", pa.string()),
+        ("name", pa.string()),
+        ("loss", pa.float64()),
+        ("n_tokens", pa.int64()),
+        ("seconds", pa.float64()),
+    ),
     # one row per (study, seed, source, damping, example left out, test example) of a small network: the change of the
     # test example's loss that an objective measured or a method predicts; no damping where the source has none
     "loss_changes": _schema(

@@ -129,5 +129,6 @@ def _remedy(store: Store, relation: str, path: Place, is_merged: bool) -> str:
         "tail_patches": "delete it: the evaluation of its fact set measures it again",
         "retrainings": "delete it: the evaluation that it is part of retrains the model again",
         "loss_changes": "delete it: the evaluation of its study writes it again",
+        "unlearnings": "delete it: the evaluation that it is part of unlearns again",
         "removals": "delete it with the files of its study in retrainings: the evaluation retrains the models again",
     }.get(relation, "restore it from a backup")

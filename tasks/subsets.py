@@ -64,7 +64,7 @@ class Retraining:
     """One model to be trained: its name in the study, and which sequences it is not taught."""
 
     name: str
-    kind: Literal["full", "subset", "top"]
+    kind: Literal["full", "subset", "top", "dataset"]
     seed: int  # of the order of sequences
     left_out: tuple[int, ...] = ()
 
@@ -130,11 +130,12 @@ def plan_subsets(study: Study, subsets: SubsetParameters) -> list[Retraining]:
         seed = base if subsets.order == "same" else base + OWN_SEEDS + k
         left_out = draw_left_out(ids, lacked, subsets.seed, k)
         planned.append(Retraining(f"subset {k}", "subset", seed, tuple(left_out.tolist())))
-    _require_batches(len(ids), max(len(r.left_out) for r in planned), study.training.batch_size)
+    require_batches(len(ids), max(len(r.left_out) for r in planned), study.training.batch_size)
     return planned
 
 
-def _require_batches(n: int, lacked: int, batch_size: int) -> None:
+def require_batches(n: int, lacked: int, batch_size: int) -> None:
+    """Refuse a retraining on so few of n sequences that a step of an epoch on all of them would have none."""
     n_batches = -(-n // batch_size)
     if n - lacked < n_batches:
         raise InputError(
