@@ -30,6 +30,7 @@ KindOption = Annotated[str, typer.Option(help="of a file's target: auto, classif
 TestShareOption = Annotated[float, typer.Option(help="of the examples: not learned, asked about")]
 ExamplesOption = Annotated[int | None, typer.Option(help="at most so many of the table, drawn by seed; default: all")]
 HiddenOption = Annotated[str, typer.Option(help="widths of the network's hidden layers, by commas")]
+ActivationOption = Annotated[str, typer.Option(help="of the hidden layers: tanh, or relu, whose kinks hold descents")]
 EpochsOption = Annotated[int, typer.Option(help="of the training: passes over the examples")]
 BatchOption = Annotated[int, typer.Option(help="of the training: examples per step")]
 RateOption = Annotated[float, typer.Option(help="of the training: step size at the start")]
@@ -39,6 +40,10 @@ LeftOutOption = Annotated[int, typer.Option(help="training examples left out, on
 TestsOption = Annotated[int, typer.Option(help="test examples whose loss is asked about, for each seed")]
 DampingOption = Annotated[str, typer.Option(help="λ in the units of G, by commas; the first is the main one")]
 MethodsOption = Annotated[list[str] | None, typer.Option(help="methods, by commas; the default names all")]
+ObjectivesOption = Annotated[
+    list[str] | None, typer.Option(help="cold, warm, proximity, pbrf, linearised, by commas; default: all, with gaps")
+]
+StartOption = Annotated[str, typer.Option(help="of what is trained again: same as the network's, or own for each")]
 IterationsOption = Annotated[int, typer.Option(help="of L-BFGS for proximity and PBRF, at most")]
 CgOption = Annotated[int, typer.Option("--cg-iterations", help="of cg, at most, each a pass over the examples")]
 DepthOption = Annotated[int, typer.Option("--lissa-depth", help="terms of LiSSA's series, at most")]
@@ -56,6 +61,7 @@ def pbrf(
     test_share: TestShareOption = 0.2,
     examples: ExamplesOption = None,
     hidden: HiddenOption = "32",
+    activation: ActivationOption = "tanh",
     epochs: EpochsOption = 20,
     batch_size: BatchOption = 128,
     learning_rate: RateOption = 0.02,
@@ -65,7 +71,9 @@ def pbrf(
     tests: TestsOption = 64,
     damping: DampingOption = "0.01,0.001,0.1",
     methods: MethodsOption = None,
-    iterations: IterationsOption = 200,
+    objectives: ObjectivesOption = None,
+    start: StartOption = "same",
+    iterations: IterationsOption = 500,
     cg_iterations: CgOption = 20,
     lissa_depth: DepthOption = 2000,
     lissa_rounds: RoundsOption = 2,
@@ -75,17 +83,19 @@ def pbrf(
     output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "pbrf.html",
 ) -> None:
     """From retraining to influence, step by step: which question do influence functions answer, and how well?"""
-    asked = leave_out_words(seeds, left_out, tests, damping, methods) | {
+    asked = leave_out_words(seeds, left_out, tests, damping, methods, start) | {
         "iterations": iterations,
         "effort": effort_words(cg_iterations, lissa_depth, lissa_rounds, lissa_alpha, lissa_scale),
     }
     given = {
         "store": store,
         "problem": problem_words(table, target, kind, test_share, examples),
-        "network": network_words(hidden, epochs, batch_size, learning_rate, optimizer),
+        "network": network_words(hidden, activation, epochs, batch_size, learning_rate, optimizer),
         "asked": asked,
         "cluster": cluster,
     }
+    if objectives:
+        given["objectives"] = [name for some in objectives for name in listed(some)]
     _measure(given, output)
 
 
@@ -97,6 +107,7 @@ def loo(
     test_share: TestShareOption = 0.2,
     examples: ExamplesOption = None,
     hidden: HiddenOption = "32",
+    activation: ActivationOption = "tanh",
     epochs: EpochsOption = 20,
     batch_size: BatchOption = 128,
     learning_rate: RateOption = 0.02,
@@ -106,6 +117,7 @@ def loo(
     tests: TestsOption = 64,
     damping: DampingOption = "0.01",
     methods: MethodsOption = None,
+    start: StartOption = "same",
     cg_iterations: CgOption = 20,
     lissa_depth: DepthOption = 2000,
     lissa_rounds: RoundsOption = 2,
@@ -115,13 +127,13 @@ def loo(
     output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "loo.html",
 ) -> None:
     """Leave-one-out retraining: does a network that never saw the example do what influences say?"""
-    asked = leave_out_words(seeds, left_out, tests, damping, methods) | {
+    asked = leave_out_words(seeds, left_out, tests, damping, methods, start) | {
         "effort": effort_words(cg_iterations, lissa_depth, lissa_rounds, lissa_alpha, lissa_scale)
     }
     given = {
         "store": store,
         "problem": problem_words(table, target, kind, test_share, examples),
-        "network": network_words(hidden, epochs, batch_size, learning_rate, optimizer),
+        "network": network_words(hidden, activation, epochs, batch_size, learning_rate, optimizer),
         "asked": asked,
         "objectives": ("loo",),
         "cluster": cluster,
@@ -138,6 +150,7 @@ def mislabelled(
     examples: ExamplesOption = None,
     share: Annotated[float, typer.Option(help="of the training examples: labelled as another class")] = 0.1,
     hidden: HiddenOption = "32",
+    activation: ActivationOption = "tanh",
     epochs: EpochsOption = 20,
     batch_size: BatchOption = 128,
     learning_rate: RateOption = 0.02,
@@ -155,7 +168,7 @@ def mislabelled(
         {
             "store": store,
             "problem": problem_words(table, target, kind, test_share, examples),
-            "network": network_words(hidden, epochs, batch_size, learning_rate, optimizer),
+            "network": network_words(hidden, activation, epochs, batch_size, learning_rate, optimizer),
             "asked": {"share": share, "damping": damping, "seeds": seeds},
             "cluster": cluster,
         }
@@ -175,15 +188,17 @@ def problem_words(table: str, target: str | None, kind: str, test_share: float, 
     return {"table": table, "target": target, "kind": kind, "test_share": test_share, "examples": examples}
 
 
-def network_words(hidden: str, epochs: int, batch_size: int, learning_rate: float, optimizer: str) -> dict:
+def network_words(
+    hidden: str, activation: str, epochs: int, batch_size: int, learning_rate: float, optimizer: str
+) -> dict:
     """The parameters of a network and its training."""
     training = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer}
-    return {"hidden": listed(hidden), "training": training}
+    return {"hidden": listed(hidden), "activation": activation, "training": training}
 
 
-def leave_out_words(seeds: int, left_out: int, tests: int, damping: str, methods: list[str] | None) -> dict:
+def leave_out_words(seeds: int, left_out: int, tests: int, damping: str, methods: list[str] | None, start: str) -> dict:
     """What is left out, and what is asked of whom; without methods the default names them."""
-    words = {"seeds": seeds, "left_out": left_out, "tests": tests, "dampings": listed(damping)}
+    words = {"seeds": seeds, "left_out": left_out, "tests": tests, "dampings": listed(damping), "start": start}
     return words | ({"methods": [name for given in methods for name in listed(given)]} if methods else {})
 
 

@@ -159,10 +159,12 @@ def mislabel(problem: Problem, share: float, seed: int) -> tuple[Problem, torch.
 
 def _teach(unit: SeedUnit) -> None:
     study = unit.study
-    problem, wrong = mislabel(make_problem(study.problem, unit.seed).problem, study.asked.share, unit.seed)
+    problem, wrong = mislabel(
+        make_problem(study.problem, unit.seed, study.network.activation).problem, study.asked.share, unit.seed
+    )
     start = new_weights(problem, study.network.hidden, unit.seed)
     trained = train(problem, start, study.network.training, unit.seed)
-    outputs = network(trained, problem.inputs, problem.kind)
+    outputs = network(trained, problem.inputs, problem.activation)
     scores = _self_influences(problem, trained, study.asked.damping)
     scores |= {"loss": problem.losses(outputs, problem.targets), "wrong": wrong.to(torch.uint8)}
     scores["repeated"] = (outputs.argmax(-1) == problem.targets).to(torch.uint8)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import InputError
 from storage.examples import read_examples
-from tasks.evaluation.perceptron import Problem
+from tasks.evaluation.perceptron import Activation, Problem
 from tasks.evaluation.response import DescentParameters
 
 CLIP = 4.0  # standard deviations: a pixel that is hardly ever lit would stand out by dozens
@@ -38,9 +38,8 @@ class NetworkParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: tuple[int, ...] = Field(
-        (32,), description="widths of the hidden layers; rectified for classes, tanh for numbers"
-    )
+    hidden: tuple[int, ...] = Field((32,), description="widths of the hidden layers")
+    activation: Activation = Field("tanh", description="of the hidden layers: tanh, or relu, whose kinks hold descents")
     training: DescentParameters = Field(default_factory=DescentParameters)
 
 
@@ -54,7 +53,7 @@ class Split:
     fingerprint: str  # of the table
 
 
-def make_problem(parameters: ProblemParameters, seed: int) -> Split:
+def make_problem(parameters: ProblemParameters, seed: int, activation: Activation = "tanh") -> Split:
     """Examples in the seed's order, the last ones for testing; inputs and numbers to be said in training's units.
 
     Those are the mean and standard deviation of the training examples; inputs are cut at CLIP of them.
@@ -76,9 +75,8 @@ def make_problem(parameters: ProblemParameters, seed: int) -> Split:
     else:
         targets, outputs = torch.from_numpy(_standardised(found.targets[:, None].astype(np.float64), rows)), 1
     given = torch.from_numpy(inputs)
-    problem = Problem(
-        found.name, found.kind, given[rows], targets[rows], given[test_rows], targets[test_rows], outputs
-    )  # fmt: skip
+    examples = given[rows], targets[rows], given[test_rows], targets[test_rows]
+    problem = Problem(found.name, found.kind, *examples, outputs, activation)
     return Split(problem, rows, test_rows, found.fingerprint)
 
 

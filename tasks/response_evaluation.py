@@ -134,7 +134,7 @@ def _findings(study: ResponseStudy, seed: int) -> SeedFindings:
         seed,
         problem.n,
         sum(matrix.numel() for matrix in trained.values()),
-        float(problem.losses(network(trained, problem.inputs, problem.kind), problem.targets).mean()),
+        float(problem.losses(network(trained, problem.inputs, problem.activation), problem.targets).mean()),
         float(losses.mean()),
         chosen.split.rows[chosen.left_out.numpy()],
         chosen.split.test_rows[chosen.tests.numpy()],

@@ -32,6 +32,9 @@ LABELS = {
     "linearised": "linearised",
 }
 
+RANGE = 1e7  # of gaps that are drawn: what is smaller is rounding
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+
 
 def scatters(found: ResponseFindings, pairs: Sequence[tuple[str, str]]) -> Draw:
     """Method against objective, one panel each: the first seed's test example whose correlation is the median."""
@@ -69,7 +72,7 @@ def methods_with_seconds(found: ResponseFindings, objectives: Sequence[str]) -> 
         seconds = [found.seconds[m] for m in methods]
         _bars(right, np.arange(len(methods)), seconds, 0.5, theme.colours[5], theme, "")
         right.set_xscale("log")
-        right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        right.xaxis.set_major_formatter(PLAIN)
         right.set_xlabel("seconds, all examples left out together")
         left.set_xlabel("Pearson, with 95 % intervals over seeds")
         left.set_yticks(range(len(methods)), [LABELS[m] for m in methods], color=theme.ink)
@@ -99,6 +102,8 @@ def gap_bars(found: ResponseFindings) -> Draw:
             axes.barh(place, e.value, height=0.55, color=theme.colours[1 if "solver" in name else 0], alpha=0.75)
             axes.plot([max(e.ci_low, e.value / 10), e.ci_high], [place, place], color=theme.ink, lw=1.2)
         axes.set_xscale("log")
+        axes.set_xlim(left=max(e.value for e in rows.values()) / RANGE)
+        axes.xaxis.set_major_formatter(PLAIN)
         axes.set_yticks(range(len(rows)), list(reversed(rows)), color=theme.ink)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("mean distance of the outputs over the training examples")
@@ -120,6 +125,7 @@ def sweep(found: ResponseFindings, objective: str) -> Draw:
         left.set_ylabel(f"Pearson against {LABELS[objective]}")
         right.set_ylabel("mean distance of the outputs")
         right.set_yscale("log")
+        right.yaxis.set_major_formatter(PLAIN)
         for axes in (left, right):
             axes.set_xscale("log")
             axes.set_xlabel("damping λ")

@@ -44,7 +44,10 @@ class LeaveOutParameters(BaseModel):
         ("ekfac", "kfac", "lissa", "cg", "identity", "exact_blocks", "exact", "hessian"), min_length=1,
         description="of (G + λI)⁻¹",
     )  # fmt: skip
-    iterations: int = Field(200, ge=1, description="of L-BFGS for proximity and pbrf, at most")
+    start: Literal["same", "own"] = Field(
+        "same", description="of what is trained again: the network's start and order, or a start of its own for each"
+    )
+    iterations: int = Field(500, ge=1, description="of L-BFGS for proximity and pbrf, at most")
     tolerance: float = Field(1e-3, gt=0, lt=1, description="of L-BFGS: gradient relative to the example's own term")
     effort: EffortParameters = Field(default_factory=EffortParameters)
 
@@ -175,7 +178,7 @@ def solution_units(study: ResponseStudy, seed: int) -> list[Unit]:
 
 def choose(study: ResponseStudy, seed: int) -> Chosen:
     """What a seed learns, leaves out and asks about."""
-    split = make_problem(study.problem, seed)
+    split = make_problem(study.problem, seed, study.network.activation)
     random = np.random.default_rng([seed, 1])
     left_out = random.choice(split.problem.n, study.asked.left_out, replace=False)
     tests = random.choice(len(split.test_rows), study.asked.tests, replace=False)

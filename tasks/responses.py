@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 
 from storage.studies import has_unit, write_unit
 from tasks.evaluation.inverses import System
 from tasks.evaluation.perceptron import Problem, Weights, loss_gradients, new_weights
-from tasks.evaluation.response import respond, retrain, train
+from tasks.evaluation.response import own_terms, respond, retrain, settle, train
 from tasks.fanout import Workers, fan_out
 from tasks.problems import make_problem
 from tasks.response_study import (
@@ -61,7 +62,8 @@ def _write(unit: Unit, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _train(unit: Unit) -> None:
-    problem, network = make_problem(unit.study.problem, unit.seed).problem, unit.study.network
+    network = unit.study.network
+    problem = make_problem(unit.study.problem, unit.seed, network.activation).problem
     _write(unit, train(problem, new_weights(problem, network.hidden, unit.seed), network.training, unit.seed))
 
 
@@ -69,7 +71,7 @@ def _retrain(unit: Unit) -> None:
     chosen, network, seed = choose(unit.study, unit.seed), unit.study.network, unit.seed
     problem, trained = chosen.problem, trained_network(unit.study, seed)
     left_out = chosen.left_out.split(BLOCK)[unit.block]
-    start = new_weights(problem, network.hidden, seed)
+    start = _start(unit, problem, left_out)
     again, further = (network.training, seed), (network.training.further, seed + 1)
     if unit.objective == "loo":
         found = retrain(problem, start, left_out, [again])
@@ -88,11 +90,25 @@ def _retrain(unit: Unit) -> None:
     _write(unit, found)
 
 
+def _start(unit: Unit, problem: Problem, left_out: torch.Tensor) -> Weights:
+    """Where what is trained again starts: as the trained network did, or each example's somewhere else, [m, o, i]."""
+    hidden = unit.study.network.hidden
+    if unit.study.asked.start == "same":
+        return new_weights(problem, hidden, unit.seed)
+    seeds = [int(np.random.default_rng([unit.seed, 2, z]).integers(2**31)) for z in left_out.tolist()]
+    every = [new_weights(problem, hidden, seed) for seed in seeds]
+    return {name: torch.stack([start[name] for start in every]) for name in every[0]}
+
+
 def _responses(unit: Unit, problem: Problem, trained: Weights, left_out: torch.Tensor) -> dict[str, torch.Tensor]:
     asked = unit.study.asked
     objective: Literal["proximity", "pbrf"] = "pbrf" if unit.objective == "pbrf" else "proximity"
+    start = trained
+    if objective == "proximity":
+        smallest = asked.tolerance * float(np.median(own_terms(problem, trained, left_out)))
+        start = settle(problem, trained, unit.damping, smallest)
     minima = [
-        respond(problem, objective, trained, z, unit.damping, asked.iterations, asked.tolerance)
+        respond(problem, objective, trained, z, unit.damping, asked.iterations, asked.tolerance, start)
         for z in left_out.tolist()
     ]
     found = {name: torch.stack([minimum.weights[name] for minimum in minima]) for name in trained}

@@ -16,25 +16,26 @@ def problem(kind: str = "classification", n: int = 24, seed: int = 0) -> Problem
         y, outputs = torch.randint(0, 4, (n + 6,), generator=generator), 4
     else:
         y, outputs = torch.randn(n + 6, 2, generator=generator, dtype=torch.float64), 2
-    return Problem("tiny", kind, x[:n], y[:n], x[n:], y[n:], outputs)
+    activation = "relu" if kind == "classification" else "tanh"
+    return Problem("tiny", kind, x[:n], y[:n], x[n:], y[n:], outputs, activation)
 
 
-def layered(weights: Weights, x: torch.Tensor, kind: str) -> torch.Tensor:
+def layered(weights: Weights, x: torch.Tensor, activation: str) -> torch.Tensor:
     """The network by torch's own layers."""
     for k, matrix in enumerate(weights.values()):
         if k:
-            x = torch.relu(x) if kind == "classification" else torch.tanh(x)
+            x = torch.relu(x) if activation == "relu" else torch.tanh(x)
         x = torch.nn.functional.linear(x, matrix[:, :-1], matrix[:, -1])
     return x
 
 
-def outputs(flat: torch.Tensor, like: Weights, x: torch.Tensor, kind: str) -> torch.Tensor:
+def outputs(flat: torch.Tensor, like: Weights, x: torch.Tensor, activation: str) -> torch.Tensor:
     """Outputs as a function of all weights in one row."""
     weights, at = {}, 0
     for name, matrix in like.items():
         weights[name] = flat[at : at + matrix.numel()].view(matrix.shape)
         at += matrix.numel()
-    return layered(weights, x, kind)
+    return layered(weights, x, activation)
 
 
 def flat(weights: Weights) -> torch.Tensor:
@@ -47,8 +48,8 @@ def gauss_newton(problem: Problem, weights: Weights) -> torch.Tensor:
     row = flat(weights)
     total = torch.zeros(len(row), len(row), dtype=torch.float64)
     for x, y in zip(problem.inputs, problem.targets, strict=True):
-        jacobian = jacrev(outputs)(row, weights, x, problem.kind)
-        h = hessian(loss)(outputs(row, weights, x, problem.kind), y)
+        jacobian = jacrev(outputs)(row, weights, x, problem.activation)
+        h = hessian(loss)(outputs(row, weights, x, problem.activation), y)
         total += jacobian.T @ h @ jacobian
     return total / problem.n
 
@@ -62,10 +63,10 @@ def loss(given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def mean_loss(row: torch.Tensor, problem: Problem, like: Weights) -> torch.Tensor:
     """J as a function of all weights in one row."""
-    given = outputs(row, like, problem.inputs, problem.kind)
+    given = outputs(row, like, problem.inputs, problem.activation)
     return torch.stack([loss(o, y) for o, y in zip(given, problem.targets, strict=True)]).mean()
 
 
 def gradient(row: torch.Tensor, problem: Problem, like: Weights, k: int) -> torch.Tensor:
     """∇L of the k-th example."""
-    return jacrev(lambda r: loss(outputs(r, like, problem.inputs[k], problem.kind), problem.targets[k]))(row)
+    return jacrev(lambda r: loss(outputs(r, like, problem.inputs[k], problem.activation), problem.targets[k]))(row)

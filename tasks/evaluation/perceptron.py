@@ -31,11 +31,16 @@ if TYPE_CHECKING:
 
 Weights = dict[str, Tensor]
 Kind = Literal["classification", "regression"]
+Activation = Literal["tanh", "relu"]
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Examples to learn and examples to ask about; targets are class numbers, or rows of numbers."""
+    """Examples to learn and examples to ask about; targets are class numbers, or rows of numbers.
+
+    With them stands what bends the hidden layers of their networks: with tanh an objective has a minimum that is
+    found, while the kinks of relu hold a descent where no gradient vanishes.
+    """
 
     name: str
     kind: Kind
@@ -44,6 +49,7 @@ class Problem:
     test_inputs: Float[Tensor, "m d"]
     test_targets: Tensor
     outputs: int  # numbers that a network gives for an example
+    activation: Activation = "tanh"  # of hidden layers
 
     @property
     def n(self) -> int:
@@ -91,11 +97,11 @@ def new_weights(problem: Problem, hidden: Sequence[int], seed: int) -> Weights:
     return weights
 
 
-def network(weights: Weights, inputs: Float[Tensor, "n d"], kind: Kind) -> Float[Tensor, "n v"]:
-    """Outputs: rectified layers for classes, tanh for numbers (Grosse et al. 2023, appendix C)."""
+def network(weights: Weights, inputs: Float[Tensor, "n d"], activation: Activation) -> Float[Tensor, "n v"]:
+    """Outputs; the last layer is linear."""
     *hidden, last = weights.values()
     for matrix in hidden:
-        inputs = _bend(_linear(matrix, inputs), kind)
+        inputs = _bend(_linear(matrix, inputs), activation)
     return _linear(last, inputs)
 
 
@@ -103,7 +109,7 @@ def loss_gradients(problem: Problem, weights: Weights, inputs: Float[Tensor, "n 
     """∇L of each example, [n, o, i] by matrix."""
 
     def loss(weights: Weights, given: Tensor, target: Tensor) -> Tensor:
-        return problem.losses(network(weights, given[None], problem.kind), target[None])[0]
+        return problem.losses(network(weights, given[None], problem.activation), target[None])[0]
 
     return vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, targets)
 
@@ -112,7 +118,7 @@ def curvature(problem: Problem, weights: Weights, rows: Tensor) -> Curvature[Ten
     """The exact Gauss-Newton matrix of the mean loss over the examples with these numbers."""
     return Curvature(
         weights,
-        lambda some, batch: network(some, problem.inputs[batch], problem.kind),
+        lambda some, batch: network(some, problem.inputs[batch], problem.activation),
         softmax_curvature if problem.kind == "classification" else squared_curvature,
         lambda outputs, batch: problem.losses(outputs, problem.targets[batch]).sum(),
         lambda: [rows],
@@ -147,7 +153,7 @@ def _recorded(problem: Problem, weights: Weights) -> tuple[Weights, Weights, Ten
     given, befores, last = {}, {}, next(reversed(weights))
     for name, matrix in weights.items():
         given[name], befores[name] = inputs.detach(), _linear(matrix, inputs).requires_grad_()
-        inputs = befores[name] if name == last else _bend(befores[name], problem.kind)
+        inputs = befores[name] if name == last else _bend(befores[name], problem.activation)
     return given, befores, inputs
 
 
@@ -164,5 +170,5 @@ def _linear(matrix: Float[Tensor, "o i"], inputs: Float[Tensor, "n d"]) -> Float
     return inputs @ matrix[:, :-1].T + matrix[:, -1]
 
 
-def _bend(values: Tensor, kind: Kind) -> Tensor:
-    return functional.relu(values) if kind == "classification" else torch.tanh(values)
+def _bend(values: Tensor, activation: Activation) -> Tensor:
+    return functional.relu(values) if activation == "relu" else torch.tanh(values)

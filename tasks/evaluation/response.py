@@ -31,7 +31,7 @@ from torch.func import vmap
 
 from tasks.evaluation.perceptron import Problem, Weights, loss_gradients, network
 from tasks.influence.errors import InfluenceError
-from tasks.influence.vectors import norm, unflatten
+from tasks.influence.vectors import flatten, norm, unflatten
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 Retrained = Literal["cold", "warm"]
 Minimised = Literal["proximity", "pbrf"]
 OBJECTIVES = ("cold", "warm", "proximity", "pbrf", "linearised")
-LARGE = 1e6  # times the loss at the start, past which a training has diverged
-MEMORY = 20  # steps that L-BFGS remembers
+LARGE = 1e6  # times the loss at the start, or nats, past which a training has diverged
+MEMORY = 50  # steps that L-BFGS remembers
+SETTLING = 5000  # of its iterations, at most, with every example
 
 
 class DescentParameters(BaseModel):
@@ -65,7 +66,6 @@ class Minimum:
 
     weights: Weights
     residual: float  # ‖∇‖ at the end relative to that of the example's own term, ε ‖∇L(z, θˢ)‖
-    iterations: int
 
 
 def train(problem: Problem, start: Weights, descent: DescentParameters, seed: int) -> Weights:
@@ -78,8 +78,11 @@ def train(problem: Problem, start: Weights, descent: DescentParameters, seed: in
 def retrain(
     problem: Problem, start: Weights, left_out: Int[Tensor, "m"], phases: Sequence[tuple[DescentParameters, int]]
 ) -> Weights:
-    """Networks [m, o, i], each trained without one example in descents that follow one another, each with its seed."""
-    rows = {name: matrix.expand(len(left_out), *matrix.shape) for name, matrix in start.items()}
+    """Networks [m, o, i], each trained without one example in descents that follow one another, each with its seed.
+
+    They start at one network [o, i], or at one each.
+    """
+    rows = {name: matrix.expand(len(left_out), *matrix.shape[-2:]) for name, matrix in start.items()}
     for descent, seed in phases:
         rows = _descend(problem, rows, left_out, descent, seed)
     return rows
@@ -93,41 +96,74 @@ def respond(
     damping: float,
     iterations: int,
     tolerance: float,
+    start: Weights | None = None,
 ) -> Minimum:
-    """The minimum of an objective near the trained network, by L-BFGS over all examples (Liu & Nocedal 1989).
+    """The minimum of an objective near the trained network, sought from there or from `start`.
 
     It stops where the residual is below the tolerance or the iterations are over.
     """
+    own = max(own_terms(problem, trained, torch.tensor([left_out]))[0], torch.finfo(torch.float64).tiny)
+    start = trained if start is None else start
+    found, left = _minimise(problem, objective, trained, left_out, damping, start, iterations, tolerance * own)
+    return Minimum(found, left / own)
+
+
+def settle(problem: Problem, trained: Weights, damping: float, smallest: float) -> Weights:
+    """The minimum of the proximity objective with every example, from the trained network: none is left out.
+
+    Those with one less lie near it. Sought from the trained network, which has not converged, they would be hundreds
+    of steps away and in valleys of their own, whose distances would pass for what the example does.
+    """
+    return _minimise(problem, "proximity", trained, None, damping, trained, SETTLING, smallest)[0]
+
+
+def own_terms(problem: Problem, trained: Weights, left_out: Int[Tensor, "m"]) -> list[float]:
+    """‖∇L(z, θˢ)‖ of each example."""
+    return norm(loss_gradients(problem, trained, problem.inputs[left_out], problem.targets[left_out])).tolist()
+
+
+def _minimise(
+    problem: Problem,
+    objective: Minimised,
+    trained: Weights,
+    left_out: int | None,
+    damping: float,
+    start: Weights,
+    iterations: int,
+    smallest: float,
+) -> tuple[Weights, float]:
+    """By L-BFGS over all examples (Liu & Nocedal 1989), until N times the gradient is as small; and that gradient."""
     like = {name: matrix[None] for name, matrix in trained.items()}
-    before = network(trained, problem.inputs, problem.kind)
-    own_input, own_target = problem.inputs[left_out][None], problem.targets[left_out][None]
+    before = network(trained, problem.inputs, problem.activation)
 
     def value(place: np.ndarray) -> tuple[float, np.ndarray]:
         rows = torch.tensor(place, requires_grad=True)
-        weights = _moved(trained, rows, like)
-        outputs = network(weights, problem.inputs, problem.kind)
-        if objective == "pbrf":
-            whole = problem.divergences(outputs, before).mean()
-        else:
-            whole = problem.losses(outputs, problem.targets).mean()
-        own = problem.losses(network(weights, own_input, problem.kind), own_target)[0]
+        outputs = network(_moved(trained, rows, like), problem.inputs, problem.activation)
+        losses = problem.losses(outputs, problem.targets)
+        whole = (problem.divergences(outputs, before) if objective == "pbrf" else losses).mean()
         # N times the objective, whose gradient is of the size of 1/N.
-        total = problem.n * (whole + damping / 2 * rows.square().sum()) - own
+        total = problem.n * (whole + damping / 2 * rows.square().sum())
+        if left_out is not None:
+            total = total - losses[left_out]
         [gradient] = torch.autograd.grad(total, rows)
         return float(total.detach()), gradient.numpy()
 
-    d = sum(matrix.numel() for matrix in trained.values())
-    own_term = float(norm(loss_gradients(problem, trained, own_input, own_target)))
+    step = flatten({name: (start[name] - trained[name])[None] for name in trained})[0].numpy()
     found = minimize(
         value,
-        np.zeros(d),
+        step,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": MEMORY, "ftol": 0.0,
-                 "gtol": tolerance * own_term / math.sqrt(d)},
+                 "gtol": smallest / math.sqrt(len(step))},
     )  # fmt: skip
-    residual = float(np.linalg.norm(found.jac)) / max(own_term, torch.finfo(torch.float64).tiny)
-    return Minimum(_moved(trained, torch.tensor(found.x), like), residual, int(found.nit))
+    if not found.fun > -LARGE:
+        raise InfluenceError(
+            f"{problem.name}: expected a minimum of the objective {objective} near the trained network, found that the "
+            f"loss of example {left_out}, left out, grows without end with λ = {damping:g}. Use a larger --damping, or "
+            "--activation tanh."
+        )
+    return _moved(trained, torch.tensor(found.x), like), float(np.linalg.norm(found.jac))
 
 
 def output_distance(left: Float[Tensor, "m n v"], right: Float[Tensor, "m n v"]) -> Float[Tensor, "m"]:
@@ -137,7 +173,7 @@ def output_distance(left: Float[Tensor, "m n v"], right: Float[Tensor, "m n v"])
 
 def outputs_of(problem: Problem, weights: Weights, inputs: Float[Tensor, "n d"]) -> Float[Tensor, "m n v"]:
     """What each of m networks gives."""
-    return vmap(lambda some: network(some, inputs, problem.kind))(weights)
+    return vmap(lambda some: network(some, inputs, problem.activation))(weights)
 
 
 def losses_on_tests(problem: Problem, weights: Weights) -> Float[Tensor, "m t"]:
@@ -179,14 +215,14 @@ def _descend(
 
 
 def _mean_loss(problem: Problem, weights: Weights, batch: Tensor) -> Tensor:
-    return problem.losses(network(weights, problem.inputs[batch], problem.kind), problem.targets[batch]).mean()
+    return problem.losses(network(weights, problem.inputs[batch], problem.activation), problem.targets[batch]).mean()
 
 
 def _own_loss(problem: Problem) -> Callable[[Weights, Tensor, Tensor], Tensor]:
     """ε L(z, θ) of one network and its own example."""
 
     def loss(weights: Weights, given: Tensor, target: Tensor) -> Tensor:
-        return problem.losses(network(weights, given[None], problem.kind), target[None])[0] / problem.n
+        return problem.losses(network(weights, given[None], problem.activation), target[None])[0] / problem.n
 
     return loss
 

@@ -21,8 +21,8 @@ def test_outputs_are_those_of_torchs_layers(kind):
     problem = networks.problem(kind)
     weights = untrained(problem, (5, 4), 0)
     assert [tuple(m.shape) for m in weights.values()] == [(5, 4), (4, 6), (problem.outputs, 5)]
-    expected = networks.layered(weights, problem.inputs, kind)
-    assert_agree(network(weights, problem.inputs, kind), expected, 1e-12)
+    expected = networks.layered(weights, problem.inputs, problem.activation)
+    assert_agree(network(weights, problem.inputs, problem.activation), expected, 1e-12)
 
 
 def test_the_divergence_of_the_softmax_is_a_kl_that_is_zero_where_nothing_moved():
@@ -35,7 +35,7 @@ def test_the_divergence_of_the_softmax_is_a_kl_that_is_zero_where_nothing_moved(
     assert (expected > 0).all()
     assert problem.divergences(before, before).abs().max() < 1e-14
     weights = untrained(problem, (5,), 0)
-    outputs = network(weights, problem.inputs, problem.kind)
+    outputs = network(weights, problem.inputs, problem.activation)
     assert problem.divergences(outputs, outputs.clone()).abs().max() < 1e-14
 
 

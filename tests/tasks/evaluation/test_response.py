@@ -20,6 +20,7 @@ from tasks.evaluation.response import (
     outputs_of,
     respond,
     retrain,
+    settle,
     train,
 )
 from tasks.influence.errors import InfluenceError
@@ -63,6 +64,38 @@ def test_minimised_objectives_of_a_linear_regression_are_ridge_regressions_aroun
     found = respond(problem, objective, weights, Z, LAM, 200, 1e-8)
     assert_agree(found.weights["layer 0"], expected, 1e-7)
     assert found.residual < 1e-6
+
+
+def test_the_minimum_with_every_example_is_a_ridge_regression_and_shortens_the_way_of_those_with_one_less(linear):
+    problem, weights, theta, a, b, *_ = linear
+    settled = settle(problem, weights, LAM, 1e-8)
+    expected = theta - np.linalg.solve(a + LAM * np.eye(len(a)), a @ theta.T - b).T
+    assert_agree(settled["layer 0"], expected, 1e-8)
+    few = [respond(problem, "proximity", weights, Z, LAM, 2, 1e-9, start).residual for start in (None, settled)]
+    assert few[1] < few[0] / 5
+
+
+def test_a_minimum_of_a_network_is_reached_from_the_one_with_every_example():
+    problem = replace(networks.problem(n=200), activation="tanh")
+    weights = train(problem, untrained(problem, (5,), 0), DescentParameters(epochs=3, batch_size=8), 0)
+    settled = settle(problem, weights, LAM, 1e-6)
+    found = respond(problem, "proximity", weights, Z, LAM, 500, 1e-5, settled)
+    assert found.residual < 1e-5
+    moved = {name: found.weights[name].requires_grad_() for name in weights}  # the gradient, by other means
+    outputs = networks.layered(moved, problem.inputs, problem.activation)
+    losses = torch.nn.functional.cross_entropy(outputs, problem.targets, reduction="none")
+    near = sum((moved[name] - weights[name]).square().sum() for name in weights)
+    gradient = torch.autograd.grad(losses.mean() - losses[Z] / problem.n + LAM / 2 * near, list(moved.values()))
+    own = loss_gradients(problem, weights, problem.inputs[Z][None], problem.targets[Z][None])
+    size = torch.cat([g.flatten() for g in own.values()]).norm() / problem.n
+    assert torch.cat([g.flatten() for g in gradient]).norm() < 2e-5 * size
+
+
+def test_an_example_whose_loss_grows_without_end_is_named_with_what_would_hold_it():
+    problem = networks.problem(n=5)
+    weights = train(problem, untrained(problem, (8, 8), 0), DescentParameters(epochs=20, batch_size=8), 0)
+    with pytest.raises(InfluenceError, match=r"tiny: expected a minimum.*example 4.*λ = 1e-09.*--damping"):
+        respond(problem, "pbrf", weights, Z, 1e-9, 2000, 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
@@ -109,11 +142,11 @@ def test_examples_left_out_side_by_side_are_as_each_alone():
 def test_the_distance_and_the_losses_are_those_of_outputs():
     problem = networks.problem()
     left, right = untrained(problem, (5,), 0), untrained(problem, (5,), 1)
-    outputs = [network(w, problem.inputs, problem.kind) for w in (left, right)]
+    outputs = [network(w, problem.inputs, problem.activation) for w in (left, right)]
     expected = np.sqrt(((outputs[0] - outputs[1]).numpy() ** 2).sum(1)).mean()
     many = [{name: m[None] for name, m in w.items()} for w in (left, right)]
     assert_agree(output_distance(*(outputs_of(problem, w, problem.inputs) for w in many))[0], expected, 1e-12)
-    given = torch.log_softmax(network(left, problem.test_inputs, problem.kind), -1)
+    given = torch.log_softmax(network(left, problem.test_inputs, problem.activation), -1)
     assert_agree(losses_on_tests(problem, many[0])[0], -given[torch.arange(6), problem.test_targets], 1e-12)
 
 

@@ -144,6 +144,22 @@ def test_a_singular_matrix_without_damping_is_refused():
         solve_exactly(singular, right_hand_sides(), {"a": 0.0, "b": 0.0})
 
 
+def test_a_matrix_that_is_singular_but_for_rounding_is_refused_and_a_small_one_is_not():
+    values, none = torch.linspace(0.5, 2, 22, dtype=torch.float64), {"a": 0.0, "b": 0.0}
+    q = torch.linalg.qr(spd(22)).Q
+    for least in (0.0, 1e-17):
+        values[3] = least
+        with pytest.raises(
+            InfluenceError, match=r"singular one, whose condition number is 1 / \d.*e-1\d.*damping above"
+        ):
+            solve_exactly(q @ torch.diag(values) @ q.T, right_hand_sides(), none)
+    values[3] = 1e-9  # a condition number that float64 still solves with
+    for size in (1.0, 1e-30):
+        found = solve_exactly(size * q @ torch.diag(values) @ q.T, right_hand_sides(), none)
+        expected = flatten(right_hand_sides()) @ (q @ torch.diag(1 / values) @ q.T) / size
+        assert_agree(flatten(found), expected, 1e-5)
+
+
 def test_a_matrix_that_is_too_large_is_not_written_out():
     with pytest.raises(InfluenceError, match="at most"):
         explicit_matrix(lambda v: v, {"w": torch.zeros(1, 100, 100)})
