@@ -1,12 +1,13 @@
 """Pages: a template and values in, text for people out; whole under their name, or not there.
 
-What comes from a corpus is hostile until shown otherwise. Three doors let it into a page, and each template
-opens only its own: HTML (autoescape), JSON inside a script element (`embedded`), Markdown (entities).
+What comes from a corpus is hostile until shown otherwise. Four doors let it into a page, and each template
+opens only its own: HTML (autoescape), JSON inside a script element (`embedded`, or gzipped: `packed`), Markdown.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import math
@@ -71,6 +72,12 @@ def embedded(value: Any) -> Markup:
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return Markup(text)
+
+
+def packed(value: Any) -> Markup:
+    """JSON, gzipped, in base64: for data that a page unpacks when it is looked at, at a third of its size."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode())
 
 
 def markdown(value: Any) -> str:

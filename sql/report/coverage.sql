@@ -1,4 +1,5 @@
--- grain: one row per share of one query's scored candidates: the part of the positive influence it holds
-select top_share::double as top_share, n_sequences, share_of_positive_influence
-from coverage($query, run := $run)
-order by top_share
+-- grain: one row per (query, share of its scored candidates): the part of the positive influence it holds
+select q.query_id, c.top_share::double as top_share, c.n_sequences, c.share_of_positive_influence
+from run_queries q, lateral (from coverage(q.query_id, run := $run)) c
+where q.run_id = $run
+order by q.query_id, c.top_share

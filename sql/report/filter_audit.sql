@@ -1,3 +1,5 @@
--- grain: at most one row: what the filter missed of one query's uniform sample; none without a sample or a filter
-select *
-from filter_audit($query, run := $run)
+-- grain: one row per query with a uniform sample: what the filter missed of it; none without a sample or a filter
+select q.query_id, a.* exclude (query_id)
+from run_queries q, lateral (from filter_audit(q.query_id, run := $run)) a
+where q.run_id = $run
+order by q.query_id

@@ -1,17 +1,5 @@
-// The page: its data, small helpers, and which part of it the address shows.
+// The page: small helpers, and which part of it the address shows.
 // Text enters the document through text nodes only; this file makes every element.
-
-const corpus = JSON.parse(document.getElementById("corpus").textContent);
-const blocks = new Map(
-  [...document.querySelectorAll("script.query-data")].map((script) => [script.dataset.query, script]),
-);
-
-/** The data of one query, parsed when it is first looked at. */
-function blockOf(query) {
-  const script = blocks.get(query);
-  script.data ??= JSON.parse(script.textContent);
-  return script.data;
-}
 
 /** An element with attributes and children; a string child is text, whatever it contains. */
 function make(name, attributes = {}, ...children) {
@@ -59,21 +47,22 @@ function statement(sql) {
   return make("p", { class: "copy" }, make("code", { dir: "ltr" }, sql), navigator.clipboard ? button : null);
 }
 
-/** What the address asks for: query q, sequence s, layer l, order by. */
+/** What the address asks for: query q, sequence s, layers l, order by, near-duplicates one by one. */
 function asked() {
   const parameters = new URLSearchParams(location.hash.slice(1));
   const query = parameters.get("q");
   return {
-    query: blocks.has(query) ? query : null,
+    query: queryIds.includes(query) ? query : null,
     sequence: parameters.get("s"),
-    layer: parameters.get("l"),
+    layers: choiceOf(parameters.get("l")),
     by: orders[parameters.get("by")] ? parameters.get("by") : "influence",
+    apart: parameters.has("apart"),
   };
 }
 
-/** The address of a view; what is null stays out of it. */
-function address({ query, sequence = null, layer = null, by = "influence" }) {
-  const parts = { q: query, s: sequence, l: layer, by: by === "influence" ? null : by };
+/** The address of a view; what is usual stays out of it. */
+function address({ query, sequence = null, layers = null, by = "influence", apart = false }) {
+  const parts = { q: query, s: sequence, l: layers, by: by === "influence" ? null : by, apart: apart ? 1 : null };
   const kept = Object.entries(parts).filter(([, value]) => value !== null);
   return "#" + kept.map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join("&");
 }
@@ -81,13 +70,13 @@ function address({ query, sequence = null, layer = null, by = "influence" }) {
 /** Change the address without adding a step to the browser's history, and show what it asks for. */
 function turnTo(view) {
   history.replaceState(null, "", address(view));
-  show();
+  return show();
 }
 
 let shownQuery = null;
 
 /** Bring the document to the state that the address names. */
-function show() {
+async function show() {
   const view = asked();
   const section = document.getElementById("query");
   const inQuery = view.query !== null;
@@ -97,28 +86,23 @@ function show() {
   if (!inQuery) {
     section.replaceChildren();
     shownQuery = null;
-    document.title = `headwater · ${corpus.run.id}`;
-    const target = location.hash === "#run" ? document.getElementById("run") : null;
-    target?.scrollIntoView();
+    document.title = `headwater · ${about.run.id}`;
+    if (location.hash === "#run") document.getElementById("run").scrollIntoView();
     return;
   }
-  if (view.query !== shownQuery) {
-    section.replaceChildren(...queryView(blockOf(view.query)));
-    shownQuery = view.query;
-    document.title = `${view.query} · headwater`;
-    document.getElementById("asked").focus({ preventScroll: true }); // readers aloud begin here
-    window.scrollTo(0, 0);
-  }
-  showRanking(blockOf(view.query), view);
+  if (view.query !== shownQuery) await openQuery(view.query, section);
+  if (asked().query === view.query) showRanking(await load(view.query), asked());
 }
 
-window.addEventListener("hashchange", show);
-window.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || shownQuery === null) return;
-  const view = asked();
-  if (view.sequence !== null) turnTo({ ...view, sequence: null, layer: null });
-  else location.hash = "";
-});
-window.addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details")) details.open = true;
-});
+/** Put a query's view in place of another's. */
+async function openQuery(query, section) {
+  section.setAttribute("aria-busy", "true");
+  const block = await load(query);
+  if (asked().query !== query) return; // the reader went on meanwhile
+  section.replaceChildren(...queryView(block));
+  section.removeAttribute("aria-busy");
+  shownQuery = query;
+  document.title = `${query} · headwater`;
+  document.getElementById("asked").focus({ preventScroll: true }); // readers aloud begin here
+  window.scrollTo(0, 0);
+}

@@ -4,7 +4,6 @@
 function queryView(block) {
   const { query } = block;
   const by = query.rank === null ? "compressed" : `rank-${query.rank}`;
-  const sql = `select * from top_influences(${quoted(query.query_id)}, run := ${quoted(corpus.run.id)})`;
   return [
     neighbours(query.query_id),
     make("h2", { class: "asked", id: "asked", tabindex: -1 }, foreign(query.prompt, { class: "prompt" }),
@@ -16,14 +15,19 @@ function queryView(block) {
       fact("candidates scored", figure(query.n_candidates)),
       query.compression_correlation === null ? null
         : fact(`${by} against exact scores`, `r = ${figure(query.compression_correlation)}`)),
+    raisesNothing(block) ? make("p", { class: "note" }, NOTHING_RAISED) : null,
     make("div", { class: "cards" },
-      profileCard(block.profile), coverageCard(block.coverage), methodsCard(block.methods),
-      auditCard(block.audit)),
-    make("div", { class: "ordering", id: "ordering", role: "group", "aria-label": "Order of the sequences" }),
+      profileCard(block), coverageCard(block), methodsCard(block.methods), auditCard(block.audit)),
+    make("div", { id: "ordering" }),
     make("div", { class: "scroll", id: "ranking" }),
-    statement(sql),
-  ];
+  ].filter((part) => part !== null);
 }
+
+const NOTHING_RAISED = "No sequence that was scored raised this completion: every influence is zero or negative. "
+  + "What stands first here lowered it least.";
+
+/** Whether no influence of the query is positive; its largest is always on the page. */
+const raisesNothing = ({ sequences }) => sequences.length > 0 && sequences.every((row) => !(row.influence > 0));
 
 const fact = (name, value) => make("span", {}, `${name} `, make("b", {}, value));
 const hint = (text) => make("p", { class: "hint" }, text);
@@ -43,18 +47,20 @@ const numberCell = (text, attributes = {}) => make("td", { class: "n", ...attrib
 
 /** Links to the list and to the queries beside this one. */
 function neighbours(id) {
-  const ids = [...blocks.keys()];
-  const place = ids.indexOf(id);
+  const place = queryIds.indexOf(id);
   const link = (target, text) => (target ? make("a", { href: address({ query: target }) }, text) : null);
   return make("p", { class: "back" }, make("a", { href: "#" }, "← All queries"),
-    link(ids[place - 1], "Previous"), link(ids[place + 1], "Next"));
+    link(queryIds[place - 1], "Previous"), link(queryIds[place + 1], "Next"));
 }
 
 /** Influence by layer. */
-function profileCard(profile) {
+function profileCard({ profile, sequences }) {
   const title = "Where in the network";
   if (profile.length === 0) {
-    return card(title, hint("No sequence of this query was scored exactly, so its layers are not summed."));
+    const exact = sequences.some((row) => row.exact);
+    return card(title, hint(exact
+      ? "No exactly scored sequence raised this completion, so there is nothing to share among layers."
+      : "No sequence of this query was scored exactly, so its layers are not summed."));
   }
   return card(title, layerBars(profile),
     hint("Share of each layer in the influence of the 50 sequences that raised the completion most."));
@@ -85,7 +91,9 @@ function layerBars(profile) {
 }
 
 /** How much of the positive influence the head of the ranking holds. */
-function coverageCard(coverage) {
+function coverageCard(block) {
+  const { coverage } = block;
+  if (raisesNothing(block)) return card("How concentrated", hint("There is no positive influence to be concentrated."));
   const held = (row) => row.share_of_positive_influence;
   const one = coverage.find((row) => row.top_share === 0.01);
   const rows = coverage.filter((row) => row.top_share < 1).map((row) => [
@@ -102,7 +110,7 @@ function coverageCard(coverage) {
 /** The run's own method beside the others that scored the same sequences. */
 function methodsCard(methods) {
   if (methods.length === 0) return null;
-  const own = corpus.run.method;
+  const own = about.run.method;
   const rows = methods.map((row) => [
     cell(row.method),
     numberCell(figure(row.spearman)),

@@ -1,7 +1,9 @@
-// The ranking of one query: its orders, its rows, and the row that is open.
+// The ranking of one query: its orders, near-duplicates under the first of their like, and the row that is open.
 
-const STEP = 25; // rows that are drawn at a time
-const unfolded = new Map(); // rows drawn so far, by query and order: a redrawn table is as long as it was
+const STEP = 25; // rows that are drawn at a time, when the end of the table comes near
+const unfolded = new Map(); // rows drawn so far, by order: a redrawn table is as long as it was
+const spread = new Set(); // families whose every member is shown, by query
+let table = null; // what is drawn: { key, turn }
 
 const orders = {
   influence: { label: "influence", rank: "influence_rank", title: "Ranked by influence" },
@@ -9,56 +11,133 @@ const orders = {
   lowering: { label: "lowered most", rank: "lowering_rank", title: "What lowered the completion most" },
 };
 
-/** Columns as a list of rows. */
-function records(columns) {
-  const names = Object.keys(columns);
-  const row = (k) => Object.fromEntries(names.map((name) => [name, columns[name][k]]));
-  return (columns[names[0]] ?? []).map((_, k) => row(k));
-}
-
 /** Rows from rank 1 on without a gap: beyond it stand rows that only another order brought here. */
 function headOf(rows, rank) {
-  const sorted = rows.sort((a, b) => a[rank] - b[rank]);
+  const sorted = rows.toSorted((a, b) => a[rank] - b[rank]);
   const gap = sorted.findIndex((row, k) => row[rank] !== k + 1);
   return gap < 0 ? sorted : sorted.slice(0, gap);
 }
 
-/** Draw the ranking in the order and with the sequence that the view names. */
-function showRanking(block, view) {
-  const order = orders[view.by];
-  const all = records(block.sequences).filter((row) => view.by !== "lowering" || row.influence < 0);
-  const choices = Object.entries(orders).map(([by, { label }]) => {
-    const attributes = { class: "choice", type: "button", "aria-pressed": String(by === view.by) };
-    return make("button", { ...attributes, onclick: () => turnTo({ ...view, by }) }, label);
+/** The rows of a view in its order, each with its place and the numbers that the chosen layers leave of it. */
+function ranked(block, { by, layers }) {
+  const known = block.sequences.flatMap((row) => {
+    const part = partOf(row, layers);
+    if (part === null) return [];
+    const left = layers === null ? 1 : row.influence ? part / row.influence : 0;
+    const of = (value) => (value === null ? null : value * left);
+    return [{ ...row, part, relative: of(row.relative_influence), perCopy: of(row.influence_per_copy) }];
   });
-  const scrolled = document.querySelector(".text")?.scrollTop ?? 0;
-  document.getElementById("ordering").replaceChildren(make("h3", {}, order.title), ...choices);
-  document.getElementById("ranking").replaceChildren(...rankingTable(block, view, headOf(all, order.rank)));
-  document.querySelector(".text")?.scrollTo(0, scrolled);
+  const wanted = by === "lowering" ? known.filter((row) => row.part < 0) : known;
+  const measure = { influence: (row) => -row.part, relative: (row) => -row.relative, lowering: (row) => row.part }[by];
+  const rows = layers === null ? headOf(wanted, orders[by].rank) : wanted.sort((a, b) => measure(a) - measure(b));
+  return rows.map((row, k) => ({ ...row, place: k + 1 }));
 }
 
-/** The table as far as it is unfolded, and the button that unfolds more. */
-function rankingTable(block, view, rows) {
-  if (rows.length === 0) return [make("p", { class: "note" }, "No sequence.")];
-  const largest = Math.max(...rows.map((row) => Math.abs(row.influence)));
-  const open = rows.findIndex((row) => String(row.sequence_id) === view.sequence);
-  const key = `${view.by} ${view.query}`;
+/** Rows as groups: the first of a family, and the others that are nearly the same. */
+function grouped(rows, apart) {
+  const groups = new Map();
+  for (const row of rows) {
+    const key = apart || row.family === null ? `${row.sequence_id}` : `family ${row.family}`;
+    if (groups.has(key)) groups.get(key).alike.push(row);
+    else groups.set(key, { first: row, alike: [] });
+  }
+  return [...groups.values()];
+}
+
+/** Draw the ranking in the order, by the layers and with the sequence that the view names. */
+function showRanking(block, view) {
+  const key = JSON.stringify([view.query, view.layers, view.by, view.apart]);
+  if (table?.key === key && table.turn(view)) return;
+  const rows = ranked(block, view);
+  document.getElementById("ordering").replaceChildren(...toolbar(block, view, rows));
+  table = rankingTable(block, view, rows, key);
+}
+
+/** What is ranked, by what, and the controls that change it. */
+function toolbar(block, view, rows) {
+  const choose = (by) => turnTo({ ...view, by }).then(() => document.getElementById(`by-${by}`).focus());
+  const buttons = Object.entries(orders).map(([by, { label }]) => make("button", {
+    class: "choice", type: "button", id: `by-${by}`, "aria-pressed": String(by === view.by), onclick: () => choose(by),
+  }, label));
+  const nAlike = rows.length - grouped(rows, false).length;
+  const group = nAlike === 0 ? null : make("button", {
+    class: "choice", type: "button", id: "group", "aria-pressed": String(!view.apart),
+    title: "One family: half or more of the distinct runs of five tokens are the same, from one to the next",
+    onclick: () => turnTo({ ...view, apart: !view.apart }).then(() => document.getElementById("group").focus()),
+  }, `group ${figure(nAlike)} near-duplicates`);
+  const name = quoted(block.query.query_id);
+  const run = quoted(about.run.id);
+  const sql = view.layers === null ? `select * from top_influences(${name}, run := ${run})`
+    : `select sequence_id, sum(influence) as influence from layer_influences where run_id = ${run} `
+      + `and query_id = ${name} and ${conditionOf(view.layers)} group by sequence_id order by influence desc limit 10`;
+  return [
+    make("div", { class: "ordering" }, make("h3", {}, orders[view.by].title),
+      make("div", { class: "choices", role: "group", "aria-label": "Order of the sequences" }, ...buttons)),
+    make("div", { class: "ordering second" }, layerFilter(view), group),
+    view.layers === null ? null : make("p", { class: "note", role: "status" },
+      `What counts: ${fullNameOf(view.layers)}. The ${figure(rows.length)} sequences of this page are ranked by the part `
+      + "of their influence in it, and tokens take its colours. Others of the run may belong among them: "
+      + "the statement below asks for all."),
+    statement(sql),
+  ].filter((part) => part !== null);
+}
+
+/** Draw the table as far as it is unfolded; more of it comes as the reader nears its end. */
+function rankingTable(block, view, rows, key) {
+  const place = document.getElementById("ranking");
+  if (rows.length === 0) {
+    place.replaceChildren(make("p", { class: "note" }, "No sequence."));
+    return { key, turn: () => true };
+  }
+  const groups = grouped(rows, view.apart);
+  const largest = Math.max(...rows.map((row) => Math.abs(row.part)));
+  const lines = new Map(); // sequence → its elements, the panel's among them
   const body = make("tbody");
   const more = make("button", { class: "choice more", type: "button", onclick: () => draw(drawn + STEP) });
-  let drawn = 0;
-  const draw = (until) => {
-    for (const row of rows.slice(drawn, until)) body.append(...rankingRows(block, view, row, largest));
-    drawn = Math.min(until, rows.length);
-    unfolded.set(key, drawn);
-    more.hidden = drawn === rows.length;
-    more.textContent = `Show ${Math.min(STEP, rows.length - drawn)} more of ${rows.length}`;
+  let [drawn, open] = [0, view.sequence];
+  const rowsOf = (row, group, now) => {
+    const made = rankingRows(block, now, row, group, largest);
+    lines.set(String(row.sequence_id), { made, row, group });
+    return made;
   };
-  draw(Math.max(STEP, open + 1, unfolded.get(key) ?? 0));
-  const caption = `${orders[view.by].title}. Enter on a rank opens the sequence.`;
-  const table = make("table", { class: "ranking" },
-    make("caption", { class: "unseen" }, caption), rankingHead(view), body);
-  return [table, more];
+  const draw = (until) => {
+    for (const group of groups.slice(drawn, until)) {
+      const shown = isSpread(view, group) ? group.alike : [];
+      for (const row of [group.first, ...shown]) body.append(...rowsOf(row, group, { ...view, sequence: open }));
+    }
+    drawn = Math.min(until, groups.length);
+    unfolded.set(key, drawn);
+    more.hidden = drawn === groups.length;
+    more.textContent = `Show ${Math.min(STEP, groups.length - drawn)} more of ${figure(groups.length)}`;
+  };
+  const redraw = (id, now) => {
+    const { made, row, group } = lines.get(id);
+    made[0].before(...rowsOf(row, group, now));
+    for (const element of made) element.remove();
+  };
+  const holder = groups.findIndex(({ first, alike }) =>
+    [first, ...alike].some((row) => String(row.sequence_id) === open));
+  if (holder >= 0 && String(groups[holder].first.sequence_id) !== open) spread.add(familyKey(view, groups[holder]));
+  draw(Math.max(STEP, holder + 1, unfolded.get(key) ?? 0));
+  const caption = `${orders[view.by].title}, ${nameOf(view.layers)}. Enter on a rank opens the sequence.`;
+  place.replaceChildren(make("table", { class: "ranking" },
+    make("caption", { class: "unseen" }, caption), rankingHead(view), body), more);
+  new IntersectionObserver((seen) => {
+    if (seen.some((entry) => entry.isIntersecting) && !more.hidden) draw(drawn + STEP);
+  }, { rootMargin: "900px" }).observe(more);
+  /** Open another row without drawing the rest again; false where it is not drawn. */
+  const turn = (now) => {
+    if (now.sequence !== null && !lines.has(now.sequence)) return false;
+    const changed = [open, now.sequence].filter((id) => id !== null && lines.has(id));
+    open = now.sequence;
+    for (const id of new Set(changed)) redraw(id, now);
+    return true;
+  };
+  return { key, turn };
 }
+
+const familyKey = (view, { first }) => `${view.query} ${first.family}`;
+const isSpread = (view, group) => group.alike.length > 0 && spread.has(familyKey(view, group));
 
 function rankingHead(view) {
   const head = (name, attributes = {}) => make("th", { scope: "col", ...attributes }, name);
@@ -66,67 +145,11 @@ function rankingHead(view) {
   const sorter = (by) => {
     const onclick = () => turnTo({ ...view, by });
     const button = make("button", { type: "button", onclick }, orders[by].label);
-    return head(button, { class: "n", "aria-sort": view.by === by ? "descending" : null });
+    const counted = view.layers === null || by !== view.by ? null : make("div", {}, nameOf(view.layers));
+    return head(make("div", {}, button, counted), { class: "n", "aria-sort": view.by === by ? "descending" : null });
   };
   return make("thead", {}, make("tr", {},
     numberHead("#"), sorter("influence"), sorter("relative"), numberHead("per copy"), head("scored"),
-    numberHead(`${corpus.run.filter ?? "filter"} rank`), head("strongest layer"),
+    numberHead(`${about.run.filter ?? "filter"} rank`), head("strongest layer"),
     head("document"), head("text")));
-}
-
-/** The row of a sequence and, where the view names it, its panel. */
-function rankingRows(block, view, row, largest) {
-  const opened = String(row.sequence_id) === view.sequence;
-  const rank = row[orders[view.by].rank];
-  const button = make("button", {
-    type: "button", id: `rank-${row.sequence_id}`, onkeydown: walk,
-    "aria-expanded": String(opened), "aria-label": `Rank ${rank}, sequence ${row.sequence_id}`,
-  }, String(rank));
-  const part = Math.abs(row.influence) / (largest || 1);
-  const amount = { class: `n amount ${side(row.influence)}`, "--part": part };
-  const line = make("tr", { class: opened ? "row open" : "row", onclick: () => toggle(button, view, row) },
-    make("td", { class: "n rank" }, button),
-    numberCell(figure(row.influence), amount),
-    numberCell(figure(row.relative_influence)),
-    numberCell(figure(row.influence_per_copy)),
-    cell(row.exact ? "exactly" : `rank ${block.query.rank ?? "r"}`),
-    numberCell(figure(row.filter_rank)),
-    make("td", { class: "module" }, ...strongest(row)),
-    documentCell(corpus.sequences[row.sequence_id]),
-    make("td", { class: "excerpt" }, excerpt(block, row.sequence_id)));
-  if (!opened) return [line];
-  return [line, make("tr", { class: "detail" }, make("td", { colspan: 9 }, sequencePanel(block, row, view)))];
-}
-
-/** The module that holds most of a sequence's influence, by its layer and its name within it. */
-function strongest({ strongest_layer: layer, strongest_module: module }) {
-  if (module === null) return ["–"];
-  return [layerName(layer), make("div", { class: "minor" }, foreign(module.replace(/^.*?\.\d+\./, "")))];
-}
-
-function documentCell(about) {
-  const source = make("span", { class: "source" }, foreign(about.source));
-  const place = `${figure(about.start)}–${figure(about.end)}`;
-  const below = make("div", { class: "minor" }, source, place);
-  return make("td", { class: "document" }, foreign(about.document), below);
-}
-
-/** Open or close a row, keeping it where it is on the screen. */
-function toggle(button, view, row) {
-  const opened = String(row.sequence_id) === view.sequence;
-  const top = button.getBoundingClientRect().top;
-  turnTo({ ...view, sequence: opened ? null : String(row.sequence_id), layer: null });
-  const redrawn = document.getElementById(button.id);
-  redrawn.focus({ preventScroll: true });
-  // A panel that closed above would move the row from under the pointer.
-  window.scrollBy(0, redrawn.getBoundingClientRect().top - top);
-}
-
-/** The arrow keys walk from rank to rank. */
-function walk(event) {
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (!step) return;
-  event.preventDefault();
-  const buttons = [...document.querySelectorAll(".rank button")];
-  buttons[buttons.indexOf(event.currentTarget) + step]?.focus();
 }

@@ -4,158 +4,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
-from datetime import datetime
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from numpy.testing import assert_allclose
+from report_stores import HOSTILE, LAYERS, PAIRS, TOKENS, Page, make_store, write_rows
 
 import tasks.report as report
+import tasks.report_page as report_page
 from storage.catalog import run_user_sql
 from storage.errors import InputError
 from storage.pages import markdown, number, presentable, size, visible, write_page
-from storage.schemas import SCHEMAS
 from storage.store import Store, create_store
-from storage.tables import write_part
 from tasks.audit import audit_filter
 
-HOSTILE = (
-    "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> | `code` ```\n"
-    "[x](javascript:alert(3)) www.example.com "
-    "\x1b[31mred\x07 \u202eright to left\u2066 \u200bשלום & 'quoted' \"twice\" $x$ 日本"
-)
-TOKENS = ["</script>", "<b>", "|", "\n", "\u202e", "`", "\x1b[31m", " plain"]
 TEMPLATES = Path(report.__file__).parent / "templates"
-LAYERS, SEQUENCES = range(2), range(12)
-QUERIES = ["q0'<u>", "q1'<u>"]
-PAIRS = [(q, name, s) for q, name in enumerate(QUERIES) for s in SEQUENCES]
 OUR_TAGS = """
     html head meta title style body a header span nav main noscript p section h1 h2 h3 div
     table thead tbody tr th td bdi dl dt dd details summary script
 """
-NOW = datetime(2026, 1, 2, 3, 4)
-
-
-def influence(query: int, sequence: int) -> float:
-    """Falls with the sequence's id, from positive to negative."""
-    return (10.5 - 2 * sequence) * (query + 1) / 3
-
-
-def shares(total: float) -> list[list[float]]:
-    """[layer][position] numbers of both signs that sum to `total`."""
-    parts = [[(-1) ** t * (1 + t + 10 * layer) / 7 for t in range(len(TOKENS))] for layer in LAYERS]
-    parts[1][2] += total - sum(map(sum, parts))
-    return parts
-
-
-def write_rows(store: Store, relation: str, *rows: tuple) -> None:
-    """Write rows whose values stand in the order of the relation's columns."""
-    columns = zip(*rows, strict=True) if rows else [[] for _ in SCHEMAS[relation]]
-    write_part(store, relation, "r1", columns=dict(zip(SCHEMAS[relation].names, map(list, columns), strict=True)))
-
-
-def make_store(path: Path, exact: int = 3, beside: bool = False) -> Store:
-    """One complete run over hostile text, in which each query's first `exact` sequences have tokens."""
-    store = create_store(path)
-    write_rows(store, "documents", *((f"d{s}|<i>", f"{s} {HOSTILE}", HOSTILE, "{}") for s in SEQUENCES))
-    write_rows(store, "sequences", *((s, f"d{s}|<i>", "p", 0, 90, [1], len(TOKENS)) for s in SEQUENCES))
-    write_rows(store, "queries", *((name, HOSTILE, HOSTILE, NOW, "{}") for name in QUERIES))
-    write_scores(store, exact, beside)
-    write_description(store)
-    return store
-
-
-def write_scores(store: Store, exact: int, beside: bool) -> None:
-    """Influence falls with the sequence's id, BM25 rises with it, relative influence peaks at 6."""
-    own = [
-        (
-            "r1",
-            name,
-            s,
-            "ekfac",
-            influence(q, s),
-            influence(q, s) / 7,
-            1 / (1 + abs(s - 6)),
-            s < exact,
-            s + 1,
-            12 - s,
-        )
-        for q, name, s in PAIRS
-    ]
-    opposite = [("r1", name, s, "identity", float(s), None, None, False, 12 - s, 12 - s) for _, name, s in PAIRS]
-    write_rows(store, "influences", *own, *(opposite if beside else []))
-    write_rows(store, "candidates", *(("r1", name, s, "bm25", float(s), 12 - s) for _, name, s in PAIRS))
-    by_layer = [
-        ("r1", name, s, layer, f"h.{layer}", sum(part))
-        for q, name, s in PAIRS
-        for layer, part in enumerate(shares(influence(q, s)))
-    ]
-    write_rows(store, "layer_influences", *by_layer)
-    by_token = [
-        ("r1", name, s, layer, position, position, TOKENS[position], value)
-        for q, name, s in PAIRS
-        if s < exact
-        for layer, part in enumerate(shares(influence(q, s)))
-        for position, value in enumerate(part)
-    ]
-    write_rows(store, "token_influences", *by_token)
-
-
-def write_description(store: Store) -> None:
-    tracked = ("r1", "h.0", 0, "Linear", 1200, True, "matches 'mlp'", 0.123456)
-    write_rows(store, "modules", tracked, ("r1", "<wte>", -1, "Embedding", 800, False, "<not linear>", None))
-    write_rows(store, "query_compressions", ("r1", QUERIES[0], "h.0", 32, 0.0321))
-    write_rows(store, "run_queries", *(("r1", name, 3, 1, -1.2345678, 12, 0.98765432) for name in QUERIES))
-    run = {"run_id": "r1", "status": "completed", "method": "ekfac", "started_at": NOW, "finished_at": NOW}
-    made = {
-        "parameters": json.dumps({"queries": [["q", "p", "c"]], "candidates": {"filter": "bm25"}, "x": HOSTILE}),
-        "model": "/models/<b>tiny</b>",
-        "model_fingerprint": "ab12",
-        "corpus_fingerprint": "cd34",
-        "factors_id": "ek-1",
-        "n_sequences": 12,
-        "code_revision": "ef56",
-        "library_versions": '{"torch": "2.13.0"}',
-        "device": "cpu",
-        "precision": "float32",
-        "stages": '{"scores": {"seconds": 1.5, "bytes": 2500000}}',
-    }
-    write_rows(store, "runs", tuple((run | made).values()))
-
-
-class Page(HTMLParser):
-    """A page as a parser sees it: its elements, the data in its scripts and the text outside them."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.html = path.read_text(encoding="utf-8")
-        self.tags: list[tuple[str, dict]] = []
-        self.scripts: list[tuple[dict, str]] = []
-        self.text = ""
-        self.feed(self.html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag in ("script", "style"):
-            self.scripts.append((dict(attrs) | {"tag": tag}, ""))
-
-    def handle_data(self, data):
-        if self.tags[-1:] and self.tags[-1][0] in ("script", "style") and self.cdata_elem:
-            attributes, text = self.scripts[-1]
-            self.scripts[-1] = (attributes, text + data)
-        else:
-            self.text += data
-
-    @property
-    def corpus(self) -> dict:
-        return next(json.loads(text) for about, text in self.scripts if about.get("id") == "corpus")
-
-    @property
-    def blocks(self) -> list[dict]:
-        return [json.loads(text) for about, text in self.scripts if about.get("class") == "query-data"]
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +46,11 @@ def test_no_corpus_text_becomes_markup(page):
 
 
 def test_hostile_text_reaches_the_reader_whole(page):
-    words = [page.corpus["vocabulary"][word] for word in page.corpus["sequences"]["0"]["words"]]
-    assert words == ["</script>", "<b>", "|", "↵\n", "⟨U+202E⟩", "`", "␛[31m", " plain"]
-    assert page.blocks[0]["query"]["prompt"] == visible(HOSTILE)
+    block = page.blocks[0]
+    words = [block["vocabulary"][word] for word in block["tokens"]["0"]["words"]]
+    shown = ["</script>", "<b>", "|", "↵\n", "⟨U+202E⟩", "`", "␛[31m", " plain", " שלום", "e", "\u0301"]
+    assert words == shown
+    assert block["query"]["prompt"] == visible(HOSTILE)
     assert visible(HOSTILE) in page.text
 
 
@@ -233,10 +103,10 @@ def test_tokens_of_the_page_are_those_of_sql(store, page):
             store, "select layer, influence from token_influences where query_id = 'q1''<u>' "
             f"and sequence_id = {sequence} order by layer, position"
         )  # fmt: skip
-        stored = [[value for layer, value in rows if layer == one] for one in tokens["layers"]]
+        stored = [[value for layer, value in rows if layer == one] for one in LAYERS]
         largest = max(abs(value) for _, value in rows)
         shown = [[tokens["unit"] * cell for cell in row] for row in tokens["cells"]]
-        assert_allclose(shown, stored, rtol=0, atol=largest / 9999)
+        assert_allclose(shown, stored, rtol=0, atol=largest / 1998)
         assert_allclose(tokens["sums"], [sum(row) for row in stored], rtol=5e-4)
 
 
@@ -313,7 +183,7 @@ def test_the_summary_tells_what_the_filter_missed(audited, monkeypatch):
 
 def test_tokens_stop_where_the_page_is_full(store, tmp_path, monkeypatch):
     cells = len(LAYERS) * len(TOKENS)
-    monkeypatch.setattr(report, "TOKEN_CELLS", 3 * cells)
+    monkeypatch.setattr(report_page, "TOKEN_CELLS", 3 * cells)
     blocks = Page(report.render_report(store, "r1", tmp_path / "r.html")).blocks
     # By rank before query: both first sequences, then the second of the first query.
     assert [sorted(block["tokens"]) for block in blocks] == [["0", "1"], ["0"]]
