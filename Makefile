@@ -10,7 +10,7 @@ FOLDER ?= demo/corpus
 
 # Where the evaluations leave their store and pages.
 EVALUATED ?= evaluated
-SMALL := --seeds 3 --left-out 24 --tests 48 --iterations 100
+SMALL := --seeds 3 --left-out 24 --tests 48
 
 .PHONY: demo up evaluate-small evaluate-language test test-e2e test-slow lint types clean
 

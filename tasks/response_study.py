@@ -26,7 +26,8 @@ from tasks.problems import NetworkParameters, ProblemParameters, Split, make_pro
 
 Objective = Literal["loo", "cold", "warm", "proximity", "pbrf", "linearised"]
 DAMPED: tuple[Objective, ...] = ("proximity", "pbrf", "linearised")  # whose networks depend on λ
-BLOCK = 8  # examples left out in one unit
+MINIMISED: tuple[Objective, ...] = ("proximity", "pbrf")  # one example after another
+BLOCK, SIDE_BY_SIDE = 8, 32  # examples left out in one unit: of what is minimised, of all else
 
 
 class LeaveOutParameters(BaseModel):
@@ -166,8 +167,13 @@ def retraining_units(
     asked = study.asked.dampings if damping is None else (damping,)
     for value in asked if objective in DAMPED else (0.0,):
         of = f"seed-{seed}-{objective}" + (f"-{value!r}" if objective in DAMPED else "")
-        for block in range(-(-study.asked.left_out // BLOCK)):
+        for block in range(-(-study.asked.left_out // block_size(objective))):
             yield Unit(study, f"{of}-{block}", seed, objective, None, value, block)
+
+
+def block_size(objective: Objective) -> int:
+    """Examples left out in one unit: of small networks a step of many takes little longer than one of a few."""
+    return BLOCK if objective in MINIMISED else SIDE_BY_SIDE
 
 
 def solution_units(study: ResponseStudy, seed: int) -> list[Unit]:

@@ -21,9 +21,9 @@ from tasks.evaluation.response import own_terms, respond, retrain, settle, train
 from tasks.fanout import Workers, fan_out
 from tasks.problems import make_problem
 from tasks.response_study import (
-    BLOCK,
     ResponseStudy,
     Unit,
+    block_size,
     choose,
     retraining_units,
     solution_units,
@@ -70,7 +70,8 @@ def _train(unit: Unit) -> None:
 def _retrain(unit: Unit) -> None:
     chosen, network, seed = choose(unit.study, unit.seed), unit.study.network, unit.seed
     problem, trained = chosen.problem, trained_network(unit.study, seed)
-    left_out = chosen.left_out.split(BLOCK)[unit.block]
+    assert unit.objective is not None  # of a unit of networks
+    left_out = chosen.left_out.split(block_size(unit.objective))[unit.block]
     start = _start(unit, problem, left_out)
     again, further = (network.training, seed), (network.training.further, seed + 1)
     if unit.objective == "loo":
