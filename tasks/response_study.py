@@ -50,7 +50,7 @@ class LeaveOutParameters(BaseModel):
     )
     iterations: int = Field(500, ge=1, description="of L-BFGS for proximity and pbrf, at most")
     tolerance: float = Field(1e-3, gt=0, lt=1, description="of L-BFGS: gradient relative to the example's own term")
-    effort: EffortParameters = Field(default_factory=EffortParameters)
+    effort: EffortParameters = EffortParameters()
 
 
 @dataclass(frozen=True)

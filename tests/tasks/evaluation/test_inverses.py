@@ -8,7 +8,7 @@ import torch
 from oracles import assert_agree
 from torch.func import hessian
 
-from tasks.evaluation.inverses import EffortParameters, System
+from tasks.evaluation.inverses import SOLVERS, EffortParameters, System
 from tasks.evaluation.perceptron import loss_gradients, modules_of
 from tasks.evaluation.perceptron import new_weights as untrained
 from tasks.evaluation.response import DescentParameters, train
@@ -46,6 +46,15 @@ def test_solvers_of_the_whole_matrix_find_its_inverse(trained, method, tolerance
     assert_agree(flatten(found.vectors), solved(dense, vectors), tolerance)
     off = flatten(vectors) - flatten(found.vectors) @ (dense + LAM * torch.eye(len(dense), dtype=dense.dtype))
     assert torch.allclose(found.residuals, off.norm(dim=1) / flatten(vectors).norm(dim=1), atol=1e-9)
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_the_solve_can_sit_on_the_training_or_on_the_query_side(trained, method):
+    problem, weights, vectors, _ = trained
+    queries = loss_gradients(problem, weights, problem.test_inputs, problem.test_targets)
+    system = System(problem, weights, TIGHT)
+    solved, asked = (flatten(system.solve(method, side, [LAM])[LAM].vectors) for side in (vectors, queries))
+    assert_agree(solved @ flatten(queries).T, flatten(vectors) @ asked.T, 1e-4)
 
 
 def test_the_exact_matrix_layer_by_layer_has_no_entries_between_layers(trained):
