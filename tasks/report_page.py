@@ -100,13 +100,12 @@ def _blocks(
         name = asked["query_id"]
         facts = {
             "query": asked,
-            "sequences": _columns(ranked[name], families, order),
             "profile": profile[name],
             "coverage": coverage[name],
             "methods": methods[name],
             "audit": audits.get(name),
         }
-        yield presentable(facts) | _tokens(tokens[name], order)
+        yield presentable(facts) | _tokens(tokens[name], order) | {"sequences": _columns(ranked[name], families, order)}
 
 
 def by_query(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -125,7 +124,7 @@ def audits_of(connection, run_id: str) -> dict[str, dict[str, Any]]:
 def _columns(found: list[dict[str, Any]], families: dict[int, int], order: dict[int, int]) -> dict[str, list]:
     """Rows as columns, which name each field once."""
     names = [name for name in (found[0] if found else ()) if name not in {"query_id", "bands", "parts"}]
-    columns = {name: [row[name] for row in found] for name in names}
+    columns = presentable({name: [row[name] for row in found] for name in names})
     parts = [
         _scaled(_dense(row["bands"], np.array(row["parts"])[:, None], order)) if row["bands"] else None for row in found
     ]

@@ -67,9 +67,12 @@ function paint(strip, values, largest) {
   });
 }
 
+const JOINED = /^[\p{M}\u200c\u200d]+$/u; // a token that has no width of its own: marks on the letter before it
+
 /** The tokens as text; pointer and arrow keys go from token to token, up and down from layer to layer. */
 function tokenText(tokens, words) {
   const spans = words.map((word, position) => make("span", { tabindex: -1, "data-position": position }, word));
+  const kinds = words.map((word) => (JOINED.test(word) ? " joined" : ""));
   const element = make("div", {
     class: "text", dir: "auto", role: "group",
     "aria-label": "Tokens; left and right go from one to the next, up and down from layer to layer",
@@ -84,7 +87,7 @@ function tokenText(tokens, words) {
   const colour = (values) => {
     const largest = largestOf(values);
     spans.forEach((span, k) => {
-      span.className = side(values[k]);
+      span.className = side(values[k]) + kinds[k];
       span.style.setProperty("--a", strength(values[k], largest).toFixed(3));
     });
   };
