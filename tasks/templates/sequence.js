@@ -32,8 +32,7 @@ function origin(row) {
 function sparseNote(row) {
   if (!isSparse(row)) return null;
   return make("p", { class: "note" }, "Its influence stands almost wholly on one token: ‖a‖₂ / ‖a‖₁ over its tokens is ",
-    make("b", {}, figure(row.sparsity)), `, above ${figure(about.sparse)}. Grosse et al. 2023 set such sequences aside: `
-    + "they are mostly chance agreements with the query's gradient, not text about it.");
+    make("b", {}, figure(row.sparsity)), `, above ${figure(about.sparse)}. Such sequences are greyed as spurious, as in Grosse et al. 2023.`);
 }
 
 /** The beginning of a sequence without tokens, and why it has none. */

@@ -153,6 +153,10 @@ def test_a_layer_of_the_matrix_recolours_the_text_and_the_readout_names_it(page)
     box = strip.bounding_box()
     strip.click(position={"x": box["width"] * 7.5 / len(TOKENS), "y": box["height"] / 2})
     assert "in layer 2 at position 7:" in page.locator(".readout").inner_text()
+    # … and a line through all layers marks the column.
+    line = page.locator(".layers .marker i").bounding_box()
+    assert line["x"] == pytest.approx(box["x"] + box["width"] * 7.5 / len(TOKENS), abs=2)
+    assert line["height"] > 8 * box["height"]
 
 
 def test_the_keyboard_reads_tokens_and_layers(page):
