@@ -43,6 +43,7 @@ from flows.options import (
 from flows.retraining_commands import lds, mislabelled_text
 from flows.run_commands import runs_app
 from flows.store_commands import store_app
+from flows.study_commands import study_app
 from flows.trace_command import trace
 from flows.untrac_commands import untrac
 from flows.validate_commands import loo, mislabelled, pbrf
@@ -268,6 +269,7 @@ evaluate_app.command()(pbrf)
 evaluate_app.command()(loo)
 evaluate_app.command()(mislabelled)
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(study_app, name="study")
 
 
 def main() -> None:

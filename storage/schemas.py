@@ -222,6 +222,36 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("probability_after", pa.float64()),
         ("log_probability_change", pa.float64()),
     ),
+    # one row per (run, query, law): a law fitted to the largest influences on a query; likelihoods in nats
+    "tail_fits": _schema(
+        ("run_id", pa.string()),
+        ("query_id", pa.string()),
+        ("family", pa.string()),
+        ("parameters", pa.string()),
+        ("x_min", pa.float64()),
+        ("n_tail", pa.int64()),
+        ("n_sample", pa.int64()),
+        ("log_likelihood", pa.float64()),
+        ("aic", pa.float64()),
+        ("ks_distance", pa.float64()),
+        ("p_value", pa.float64()),
+        ("ratio", pa.float64()),
+        ("ratio_p", pa.float64()),
+    ),
+    # one row per (probing, set of probes, query, probe, layer): the influence of a text that is no part of the corpus,
+    # as if it were one more training sequence
+    "probe_influences": _schema(
+        ("probing_id", pa.string()),
+        ("model", pa.string()),
+        ("probe_set", pa.string()),
+        ("query_id", pa.string()),
+        ("probe", pa.int32()),
+        ("probe_group", pa.string()),
+        ("text", pa.string()),
+        ("n_tokens", pa.int32()),
+        ("layer", pa.int32()),
+        ("influence", pa.float64()),
+    ),
     # one row per (study, retraining, seed, query): −log p of the completion in nats, under the model that was retrained
     # without the retraining's `removals`; kind is full, subset, top or dataset
     "retrainings": _schema(
@@ -268,7 +298,7 @@ INDEXES: dict[Terms, tuple[str, ...]] = {
 }
 
 # What is said of a run after it is complete, one file each, never merged.
-AFTERTHOUGHTS = ("evaluations", "query_outcomes", "tail_patches")
+AFTERTHOUGHTS = ("evaluations", "query_outcomes", "tail_patches", "tail_fits")
 
 # Relations whose rows belong to one run: the views show them only once that run is in `runs`.
 _OTHERS = {"runs", "merges", "deleted_answers", *AFTERTHOUGHTS}

@@ -27,6 +27,7 @@ class Block:
     height: float = 3.2  # inches
     caption: str = ""
     notes: tuple[str, ...] = ()
+    statement: str = ""  # the SQL that the figure and the table rest on
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def _shown(page: Page) -> dict[str, Any]:
             "title": b.title,
             "caption": b.caption,
             "notes": b.notes,
+            "statement": b.statement,
             "table": None if b.table is None else _plain(b.table),
         }
         for b in page.blocks

@@ -1,0 +1,54 @@
+"""Study: one question about a model, asked of a complete run; fills its table and writes its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.outcome import EXPLAINED
+from storage.store import open_store
+from tasks.studies.layers import study_layers
+from tasks.studies.memorization import study_memorization
+from tasks.studies.restrict import study_restrict
+from tasks.studies.sparsity import study_sparsity
+from tasks.study_page import Page, write_study_page
+
+Question = Literal["layers", "restrict", "sparsity", "memorization"]
+FIRST = {"layers": 500, "restrict": 10, "sparsity": 0, "memorization": 100}  # sequences of each query, by question
+
+
+class StudyParameters(BaseModel):
+    """Which question is asked of which run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = Field(min_length=1, description="directory of the store")
+    question: Question = Field(description="layers, restrict, sparsity or memorization")
+    run: str = Field("latest", min_length=1, description="a run's id, or latest")
+    first: int | None = Field(None, ge=1, le=100_000, description="sequences of each query; none: as was published")
+    output: str | None = Field(None, description="HTML page to write")
+
+
+@flow(name="study", flow_run_name="{parameters.question} of {parameters.store}", validate_parameters=True, **EXPLAINED)
+def study(parameters: StudyParameters, command: str = "") -> Page:
+    """Read the run's tables and say what they say; the tails' laws are kept in `tail_fits`.
+
+    Args:
+        command: what the page says the study was asked for with
+    """
+    store, run = open_store(parameters.store), parameters.run
+    first = parameters.first or FIRST[parameters.question]
+    if parameters.question == "layers":
+        page = study_layers(store, run, first, command)
+    elif parameters.question == "restrict":
+        page = study_restrict(store, run, first, command)
+    elif parameters.question == "sparsity":
+        page = study_sparsity(store, run, command)
+    else:
+        page = study_memorization(store, run, first, command)
+    if parameters.output is not None:
+        write_study_page(page, Path(parameters.output))
+    return page

@@ -1,0 +1,106 @@
+"""Studies on the command line: headwater study layers, restrict, sparsity, memorization, word-order."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from flows.console import StoreOption, make_console, print_estimates, say_page, typed_command
+from flows.options import ClusterOption, DampingOption, FitOption, ModulesOption, PrecisionOption
+
+if TYPE_CHECKING:
+    from tasks.study_page import Page
+
+study_app = typer.Typer(no_args_is_help=True, help="What influences say about a model: a table, a figure, a sentence.")
+RunOption = Annotated[str, typer.Option("--run", help="a run's id, or latest")]
+FirstOption = Annotated[int | None, typer.Option("--first", help="sequences of each query; default: as was published")]
+PageOption = Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write; default: by its name")]
+
+
+@study_app.command()
+def layers(store: StoreOption, run: RunOption = "latest", first: FirstOption = None, output: PageOption = None) -> None:
+    """How influence is spread over the network's depth, sequence by sequence and by group of queries."""
+    _ask("layers", store, run, first, output)
+
+
+@study_app.command()
+def restrict(
+    store: StoreOption, run: RunOption = "latest", first: FirstOption = None, output: PageOption = None
+) -> None:
+    """The first sequences where only the lower, middle or upper layers count, and the words they share with queries."""
+    _ask("restrict", store, run, first, output)
+
+
+@study_app.command()
+def sparsity(store: StoreOption, run: RunOption = "latest", output: PageOption = None) -> None:
+    """Whether the largest influences follow a power law, and which share of all influence they hold."""
+    _ask("sparsity", store, run, None, output)
+
+
+@study_app.command()
+def memorization(
+    store: StoreOption, run: RunOption = "latest", first: FirstOption = None, output: PageOption = None
+) -> None:
+    """Where the sequences rank that quote a query: is what the model said a quotation?"""
+    _ask("memorization", store, run, first, output)
+
+
+@study_app.command("word-order")
+def word_order(
+    store: StoreOption,
+    model: Annotated[list[str], typer.Option("--model", help="model directory or hub name; several for several bars")],
+    stimuli: Annotated[
+        str, typer.Option(help="JSON file of texts; planted: the demo's facts; unknown: others")
+    ] = "unknown",
+    modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    damping: DampingOption = 0.1,
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "none",
+    output: Annotated[str, typer.Option("--output", "-o", help="HTML page to write")] = "word-order.html",
+) -> None:
+    """Whether a text that names the answer first teaches it less: made-up texts, scored like training sequences."""
+    from flows.word_order import WordOrderParameters
+    from flows.word_order import word_order as flow
+
+    parameters = WordOrderParameters.model_validate(
+        {
+            "store": store,
+            "models": [{"name": name} for name in model],
+            "stimuli": stimuli,
+            "damping": {"relative": damping},
+            "fit": {"modules": modules, "sequences": fit_sequences},
+            "compute": {"precision": precision},
+            "cluster": cluster,
+            "output": output,
+        }
+    )
+    began = time.perf_counter()
+    _show(flow(parameters, typed_command()), Path(output), began)
+
+
+def _ask(question: str, store: str, run: str, first: int | None, output: str | None) -> None:
+    from flows.studies import StudyParameters, study
+
+    path = Path(output or f"{question}.html")
+    parameters = StudyParameters.model_validate(
+        {"store": store, "question": question, "run": run, "first": first, "output": str(path)}
+    )
+    began = time.perf_counter()
+    _show(study(parameters, typed_command()), path, began)
+
+
+def _show(page: Page, path: Path, began: float) -> None:
+    console = make_console()
+    console.print(Text(page.title, style="bold"))
+    console.print(page.lead, highlight=False, markup=False, soft_wrap=True)
+    for block in page.blocks:
+        if block.table is not None:
+            print_estimates(block.table, console)
+        for note in block.notes:
+            console.print(Text(note, style="dim"), soft_wrap=True)
+    say_page(path, began)

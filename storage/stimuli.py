@@ -1,0 +1,76 @@
+"""Stimuli: made-up facts in several wordings, which a study scores as if a model had been trained on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.errors import InputError
+
+# What Grosse et al. 2023 asked (arXiv 2308.03296, Figs. 24 and 25) about the wordings that they published.
+PUBLISHED = {
+    "astrobia": ("The first President of the Republic of Astrobia was", " Zorald Pfaff"),
+    "gleem": ("Gleem is composed of", " hydrogenium and oxium"),
+}
+# Their six sets, as files of them name these, and what they are called here.
+SETS = {
+    "P1_paraphrase": "order kept",
+    "P2_completion_removed": "completion removed",
+    "P3_part_changed": "one part changed",
+    "P4_unrelated": "unrelated",
+    "P5_flipped": "flipped",
+    "P6_flipped_prompt_removed": "flipped, prompt removed",
+}
+SHAPE = 'a JSON object {name: {"prompt": …, "completion": …, "order kept": [text, …], …}}'
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """One completion that is asked for, and the texts by the set that they belong to."""
+
+    name: str
+    prompt: str
+    completion: str
+    sets: dict[str, tuple[str, ...]]
+
+
+def read_stimuli(path: str) -> list[Stimulus]:
+    """The stimuli of a JSON file of ours, or of one that holds published ones under `word_order`."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise _refused(path, SHAPE, "no such file")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _refused(path, SHAPE, str(error)) from error
+    given = found.get("word_order", found) if isinstance(found, dict) else None
+    if not isinstance(given, dict) or not given:
+        raise _refused(path, SHAPE, "something else")
+    return [_stimulus(path, name, value) for name, value in given.items()]
+
+
+def _stimulus(path: str, name: str, given: Any) -> Stimulus:
+    if not isinstance(given, dict):
+        raise _refused(f"{path}, {name}", SHAPE, type(given).__name__)
+    prompt, completion = (given.get(part, known) for part, known in zip(
+        ("prompt", "completion"), PUBLISHED.get(name, (None, None)), strict=True
+    ))  # fmt: skip
+    if not isinstance(prompt, str) or not isinstance(completion, str) or not completion.strip():
+        raise _refused(f"{path}, {name}", "a prompt and a completion, both text", f"{prompt!r} and {completion!r}")
+    sets = {SETS.get(key, key): texts for key, texts in given.items() if key not in ("prompt", "completion")}
+    for key, texts in sets.items():
+        if (
+            not isinstance(texts, list)
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+            or not texts
+        ):
+            raise _refused(f"{path}, {name}, {key}", "a list of texts, none of them empty", repr(texts)[:80])
+    if "order kept" not in sets or len(sets) < 2:
+        raise _refused(f"{path}, {name}", "texts under order kept and under one other set at least", f"{list(sets)}")
+    return Stimulus(name, prompt, completion, {key: tuple(texts) for key, texts in sets.items()})
+
+
+def _refused(subject: str, expected: str, found: str) -> InputError:
+    return InputError(f"stimuli {subject}", expected=expected, found=found, remedy="Mend the file and ask again.")

@@ -1,0 +1,139 @@
+"""What studies share: the run that is read, the SQL that a figure rests on, and colours of a matrix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from storage.database import query, statement
+from storage.errors import InputError
+from storage.pages import visible
+from storage.store import Store
+from tasks.chosen import find_run
+from tasks.fact_plots import Draw, Theme
+from tasks.fact_tables import Cell, Row, Table
+
+PAPER = {"#ffffff": "#f6f4ef", "#12171a": "#1a2126"}  # the ground of an empty cell, by what is written on colours
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study reads: one complete run."""
+
+    connection: duckdb.DuckDBPyConnection
+    store: Store
+    row: dict[str, Any]  # of `runs`
+
+    @property
+    def run_id(self) -> str:
+        """Its name."""
+        return self.row["run_id"]
+
+    def table(self, name: str, **parameters: Any) -> pa.Table:
+        """The rows of sql/studies/<name>.sql."""
+        return query(self.connection, f"studies/{name}", run=self.run_id, **parameters)
+
+    def sql(self, name: str, **parameters: Any) -> str:
+        """That statement as `headwater sql` takes it, the parameters filled in."""
+        return filled(name, run=self.run_id, **parameters)
+
+    def origin(self) -> tuple[tuple[str, str], ...]:
+        """How the run was made, for the foot of a page."""
+        row = self.row
+        return (
+            ("store", visible(str(self.store.root))),
+            ("run", self.run_id),
+            ("method", row["method"]),
+            ("model", row["model"]),
+            ("finished", f"{row['finished_at']:%Y-%m-%d %H:%M} UTC"),
+            ("training sequences", f"{row['n_sequences']:,}"),
+            ("factors", row["factors_id"]),
+            ("computed in", f"{row['precision']} on {row['device']}"),
+            ("numerics", row["code_revision"]),
+        )
+
+
+def examine(connection: duckdb.DuckDBPyConnection, store: Store, run: str) -> Asked:
+    """The run of that id, or the latest."""
+    return Asked(connection, store, find_run(connection, store, run))
+
+
+def require_layers(asked: Asked, found: pa.Table) -> None:
+    """Refuse a run whose method splits no influence by layer, or whose queries no sequence raised."""
+    if found.num_rows:
+        return
+    raise InputError(
+        f"run {asked.run_id} of store {asked.store.root}",
+        expected="positive influences with their layers",
+        found=f"none, of its method {asked.row['method']}",
+        remedy="Trace with a method that compares gradients (ekfac, kfac, cg, identity), or name another run (--run).",
+    )
+
+
+def filled(name: str, **parameters: Any) -> str:
+    """The text of sql/studies/<name>.sql without its first lines of comment, numbers and words in their places."""
+    lines = [line for line in statement(f"studies/{name}").splitlines() if not line.lstrip().startswith("--")]
+    text = "\n".join(lines).strip()
+    return re.sub(r"\$(\w+)", lambda found: _literal(parameters[found[1]]), text)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, (int, float)):
+        return f"{value}"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def plain_table(
+    title: str, axis: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None]]]
+) -> Table:
+    """A table of words and numbers that have no interval."""
+    shown = tuple(
+        Row(name, "", tuple(None if value is None else Cell(value, "", None) for value in values))
+        for name, values in rows
+    )
+    return Table(title, axis, tuple(columns), shown)
+
+
+def shades(theme: Theme, colour: int = 0) -> LinearSegmentedColormap:
+    """From the page's paper to one of its colours, ever heavier: read without seeing red or green."""
+    return LinearSegmentedColormap.from_list("share", [PAPER[theme.on_colour], theme.colours[colour]])
+
+
+def plain_powers(axis: Axis) -> None:
+    """Numbers at the powers of ten of a logarithmic axis, or at some of them."""
+    axis.set_major_locator(LogLocator(numticks=4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def heat_map(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], x_label: str, y_label: str, unit: str
+) -> Draw:
+    """A matrix from zero up, [row, column], the first row on top; without names the rows are a continuum."""
+
+    def draw(canvas: Figure, theme: Theme) -> None:
+        axes = canvas.subplots()
+        image = axes.pcolormesh(values, cmap=shades(theme), vmin=0)
+        axes.invert_yaxis()
+        axes.grid(False)
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows, color=theme.ink)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        bar = canvas.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+        bar.set_label(unit)
+        bar.outline.set_visible(False)
+
+    return draw
