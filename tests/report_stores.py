@@ -125,6 +125,20 @@ def write_description(store: Store) -> None:
     write_rows(store, "runs", tuple((run | made).values()))
 
 
+def make_plain_store(path: Path, n_queries: int, n_sequences: int) -> Store:
+    """One complete run of a method without layers: the first query has every sequence, the others have none."""
+    store, names = create_store(path), [f"q{k}" for k in range(n_queries)]
+    write_rows(store, "documents", *((f"d{s}", f"text {s}", "s", "{}") for s in range(n_sequences)))
+    write_rows(store, "sequences", *((s, f"d{s}", "p", 0, 9, [s] * 3, 3) for s in range(n_sequences)))
+    write_rows(store, "queries", *((name, f"prompt {k}", " b", NOW, "{}") for k, name in enumerate(names)))
+    ranked = ((s, float(-s), -s / n_sequences, None, False, s + 1, s + 1) for s in range(n_sequences))
+    write_rows(store, "influences", *(("r1", "q0", s, "embedding", *numbers) for s, *numbers in ranked))
+    write_rows(store, "run_queries", *(("r1", name, 1, 1, -1.0, 1, None) for name in names))
+    about = ("{}", "m", "", "", "", n_sequences, "", "{}", "cpu", "float32", "{}")
+    write_rows(store, "runs", ("r1", "completed", "embedding", NOW, NOW, *about))
+    return store
+
+
 class Page(HTMLParser):
     """A page as a parser sees it: its elements, the data in its scripts and the text outside them."""
 

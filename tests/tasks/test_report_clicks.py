@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from report_stores import ALIKE, SPARSE, TOKENS, make_store
+from report_stores import ALIKE, SPARSE, TOKENS, make_plain_store, make_store
 
 from tasks.report import render_report
 
@@ -290,3 +290,41 @@ def test_a_run_without_tokens_shows_texts_and_says_why_they_have_no_colours(brow
     assert "raise the parameter method.rescore" in page.locator(".panel").inner_text()
     assert page.locator(".layers").count() == 0
     page.close()
+
+
+@pytest.fixture(scope="module")
+def long_report(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("long")
+    return render_report(make_plain_store(folder / "s", 12, 120), "latest", folder / "r.html", top=120).as_uri()
+
+
+def test_rows_are_drawn_as_the_reader_comes_near_and_stay(page, long_report):
+    page.goto(long_report)
+    open_query(page)
+    first = page.locator("tr.row").count()
+    assert first < 120
+    for _ in range(10):
+        page.mouse.wheel(0, 4000)
+        page.wait_for_timeout(30)
+    page.locator("tr.row").nth(119).wait_for()
+    assert page.locator("tr.row").count() == 120
+    assert page.locator(".more").is_hidden()
+    page.locator("#rank-90").click()
+    page.locator(".panel").wait_for()
+    assert page.locator("tr.row").count() == 120
+
+
+def test_a_method_without_layers_offers_none_to_choose(page, long_report):
+    page.goto(long_report)
+    open_query(page)
+    assert page.locator(".choices[aria-label='Layers that count']").count() == 0
+    assert "No sequence of this query was scored exactly" in page.locator(".cards").inner_text()
+
+
+def test_queries_are_found_by_their_words(page, long_report):
+    page.goto(long_report)
+    page.get_by_label("Find").fill("prompt 11")
+    assert page.locator("#queries tbody tr:visible").count() == 1
+    assert page.locator("#found").inner_text() == "1 of 12"
+    page.locator("#queries tbody tr:visible a").click()
+    page.get_by_text("No sequence.").wait_for()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from numpy.testing import assert_allclose
-from report_stores import ALIKE, END, HOSTILE, LAYERS, SPARSE, START, TOKENS, Page, make_store, shares, write_rows
+from report_stores import ALIKE, END, HOSTILE, LAYERS, SPARSE, START, TOKENS, Page, make_plain_store, make_store, shares
 
 import tasks.report_page as report_page
 from storage.catalog import run_user_sql
@@ -123,14 +123,13 @@ def test_tokens_are_grouped_by_band_in_the_order_of_the_page_s_bands(page):
 
 
 def test_a_run_without_layers_has_no_bands_and_no_parts(tmp_path):
-    store = create_store(tmp_path / "s")
-    write_rows(store, "documents", ("d", "text of it", "s", "{}"))
-    write_rows(store, "sequences", (1, "d", "p", 0, 10, [1, 2, 3], 3))
-    write_rows(store, "queries", ("q", "a", " b", None, "{}"))
-    write_rows(store, "influences", ("r1", "q", 1, "embedding", 0.5, 0.5, None, False, 1, 1))
-    write_rows(store, "run_queries", ("r1", "q", 1, 1, -1.0, 1, None))
-    write_rows(store, "runs", ("r1", *RUN))
-    page = Page(render_report(store, "latest", tmp_path / "r.html"))
+    page = Page(render_report(make_plain_store(tmp_path / "s", 2, 3), "latest", tmp_path / "r.html"))
     assert page.about["bands"] == []
     shown = page.blocks[0]["sequences"]
-    assert (shown["influence"], shown["parts"], shown["text"]) == ([0.5], [None], ["text of it"])
+    assert (shown["influence"], shown["parts"]) == ([0.0, -1.0, -2.0], [None] * 3)
+    assert shown["text"] == ["text 0", "text 1", "text 2"]
+
+
+def test_a_query_without_candidates_has_no_rows(tmp_path):
+    page = Page(render_report(make_plain_store(tmp_path / "s", 2, 3), "latest", tmp_path / "r.html"))
+    assert page.blocks[1]["sequences"] == {"family": [], "unit": [], "parts": []}
