@@ -88,6 +88,15 @@ def test_kronecker_factors_are_those_of_the_fisher_matrix_and_ekfac_is_nearer_to
         at += size
 
 
+@pytest.mark.parametrize("method", ["kfac", "ekfac"])
+def test_where_output_gradients_do_not_depend_on_inputs_the_kronecker_form_is_exact(method):
+    problem = networks.problem("regression")
+    weights = untrained(problem, (), 0)  # of a linear map and the squared error, G is A ⊗ I
+    vectors = loss_gradients(problem, weights, problem.inputs[:4], problem.targets[:4])
+    found = System(problem, weights).solve(method, vectors, [LAM])[LAM]
+    assert_agree(flatten(found.vectors), solved(networks.gauss_newton(problem, weights), vectors), 1e-5)
+
+
 def test_with_one_layer_and_one_example_kfac_is_exact():
     problem = networks.problem("regression", n=1)
     weights = untrained(problem, (), 0)
