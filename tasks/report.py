@@ -18,6 +18,7 @@ from storage.database import rows, session
 from storage.errors import InputError
 from storage.pages import render, visible, write_page
 from storage.store import Store
+from tasks.chosen import find_run
 from tasks.report_page import audits_of, by_query, page_values
 from tasks.stage import stage
 from tasks.token_picture import token_picture
@@ -30,7 +31,7 @@ def render_report(store: Store, run: str, output: Path, top: int = 100) -> Path:
     if top < 1:
         raise InputError("top", expected="one sequence or more", found=str(top), remedy="Leave it out, or set 100.")
     with session(store) as connection:
-        page = page_values(connection, _find_run(connection, store, run), top)
+        page = page_values(connection, find_run(connection, store, run), top)
     return write_page(output, render("report.html.j2", page))
 
 
@@ -42,22 +43,9 @@ def summarise(store: Store, run_id: str) -> None:
     except MissingContextError:
         return
     with session(store) as connection:
-        text = _summary(connection, _find_run(connection, store, run_id))
+        text = _summary(connection, find_run(connection, store, run_id))
     key = re.sub(r"[^a-z0-9]+", "-", f"headwater {run_id}".lower()).strip("-")
     create_markdown_artifact(text, key=key, description=f"What {run_id} found")
-
-
-def _find_run(connection, store: Store, run: str) -> dict[str, Any]:
-    found = rows(connection, "report/run", run=run)
-    if found:
-        return found[0]
-    known = [row["run_id"] for row in rows(connection, "report/run_names")]
-    raise InputError(
-        f"run {run!r} of store {store.root}",
-        expected=f"latest or one of {', '.join(known[:10])}" if known else "a complete run",
-        found="no run of that name" if known else "none",
-        remedy='List them: headwater sql --store S "from runs"' if known else "Make one: headwater trace.",
-    )
 
 
 # The summary: the head of each ranking, one picture, and statements to copy.
