@@ -122,14 +122,10 @@ def test_tokens_are_grouped_by_band_in_the_order_of_the_page_s_bands(page):
     assert len(page.blocks[0]["tokens"]["0"]["cells"]) == len(LAYERS)
 
 
-def test_a_run_without_layers_has_no_bands_and_no_parts(tmp_path):
+def test_a_run_without_layers_has_no_bands_and_a_query_without_candidates_no_rows(tmp_path):
     page = Page(render_report(make_plain_store(tmp_path / "s", 2, 3), "latest", tmp_path / "r.html"))
     assert page.about["bands"] == []
     shown = page.blocks[0]["sequences"]
     assert (shown["influence"], shown["parts"]) == ([0.0, -1.0, -2.0], [None] * 3)
     assert shown["text"] == ["text 0", "text 1", "text 2"]
-
-
-def test_a_query_without_candidates_has_no_rows(tmp_path):
-    page = Page(render_report(make_plain_store(tmp_path / "s", 2, 3), "latest", tmp_path / "r.html"))
     assert page.blocks[1]["sequences"] == {"family": [], "unit": [], "parts": []}
