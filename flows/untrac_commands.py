@@ -55,6 +55,9 @@ def untrac(
     unlearning_rate: Annotated[float, typer.Option(help="of UnTrac: Adafactor's rate, constant")] = 5e-5,
     unlearning_epochs: Annotated[int, typer.Option(help="of UnTrac: passes over a dataset")] = 1,
     unlearning_batch: Annotated[int, typer.Option(help="of UnTrac: sequences per step")] = 1,
+    unlearned: Annotated[
+        int | None, typer.Option(help="of UnTrac: sequences of a dataset, at most; default: all")
+    ] = None,
     inverse_rate: Annotated[float, typer.Option(help="of UnTrac-Inverse: Adafactor's rate, constant")] = 5e-5,
     inverse_epochs: Annotated[int, typer.Option(help="of UnTrac-Inverse: passes over a group of queries")] = 50,
     inverse_batch: Annotated[int, typer.Option(help="of UnTrac-Inverse: queries per step")] = 256,
@@ -100,6 +103,7 @@ def untrac(
                              "batch_size": unlearning_batch, "seed": seed},
                 "queries": {"learning_rate": inverse_rate, "epochs": inverse_epochs, "batch_size": inverse_batch,
                             "seed": seed},
+                "unlearned": unlearned,
                 "measured": measured,
             },
             "methods": [name for given in methods or [] for name in listed(given)] or METHODS,

@@ -48,6 +48,9 @@ class UnlearningParameters(BaseModel):
 
     datasets: AscentParameters = Field(default_factory=AscentParameters)
     queries: AscentParameters = Field(default_factory=lambda: AscentParameters(epochs=50, batch_size=256))
+    unlearned: int | None = Field(
+        None, ge=1, description="sequences of each dataset that UnTrac unlearns, at most: equal steps; none: all"
+    )
     measured: int = Field(
         256, ge=1, le=10_000_000, description="sequences of each dataset that UnTrac-Inverse measures, at most"
     )
@@ -77,7 +80,7 @@ class Unlearning:
     mixture: Mixture
     prompts: tuple[Prompt, ...]
     ascent: AscentParameters
-    measured: int  # sequences of each dataset, where queries are unlearned
+    most: int | None  # sequences of each dataset that are unlearned, or measured where queries are; none: all
 
 
 def find_mixture(store: Store, parameters: MixtureParameters, prompts: Sequence[Prompt]) -> Mixture:
@@ -138,11 +141,11 @@ def describe_unlearning(
     asked = [[p.query_id, p.prompt, p.completion] for p in prompts]
     fingerprints = [model_fingerprint(model), corpus_fingerprint(corpus_parts(store))]
     shared = [fingerprints, asked, mixture.extent(), FORMULA, code_revision()]
-    untrac = digest_of([*shared, parameters.datasets.model_dump()])[:12]
+    untrac = digest_of([*shared, parameters.datasets.model_dump(), parameters.unlearned])[:12]
     inverse = digest_of([*shared, mixture.groups, parameters.queries.model_dump(), parameters.measured])[:12]
     common = (model, mixture, tuple(prompts))
     return (
-        Unlearning(store, f"untrac-{untrac}", "datasets", *common, parameters.datasets, parameters.measured),
+        Unlearning(store, f"untrac-{untrac}", "datasets", *common, parameters.datasets, parameters.unlearned),
         Unlearning(store, f"inverse-{inverse}", "queries", *common, parameters.queries, parameters.measured),
     )
 

@@ -10,7 +10,6 @@ done again. The models themselves are not kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,7 +64,7 @@ def carry_out(job: UnlearningJob) -> None:
     model = read_model(study.model).to(str(device()))
     queries = dict(zip((p.query_id for p in study.prompts), encode(study.model, study.prompts), strict=True))
     if job.kind == "dataset":
-        ascend(model, _sequences(study, study.mixture.datasets[job.name]), study.ascent)
+        ascend(model, _sequences(study, job.name), study.ascent)
     elif job.kind == "queries":
         ascend(model, [queries[name] for name in study.mixture.groups[job.name]], study.ascent)
     measured = _query_rows(model, queries) if study.of == "datasets" else _dataset_rows(model, study)
@@ -80,17 +79,19 @@ def _query_rows(model: PreTrainedModel, queries: dict[str, TokenSequence]) -> li
 
 def _dataset_rows(model: PreTrainedModel, study: Unlearning) -> list[Row]:
     measured = []
-    for name, ids in study.mixture.datasets.items():
-        chosen = uniform_sample(np.array(ids), study.measured, study.ascent.seed).tolist()
-        sequences = _sequences(study, chosen)
+    for name in study.mixture.datasets:
+        sequences = _sequences(study, name)
         loss = float(sequence_losses(model, sequences).sum())
         measured.append(("dataset", name, loss, sum(map(_scored, sequences))))
     return measured
 
 
-def _sequences(study: Unlearning, ids: Sequence[int]) -> list[TokenSequence]:
-    tokens = read_tokens(study.store, np.array(ids))
-    return [TokenSequence(i, tokens[i]) for i in ids]
+def _sequences(study: Unlearning, dataset: str) -> list[TokenSequence]:
+    """The sequences of a dataset, or a uniform sample of so many as the study wants."""
+    ids = np.array(study.mixture.datasets[dataset])
+    chosen = ids if study.most is None else uniform_sample(ids, study.most, study.ascent.seed)
+    tokens = read_tokens(study.store, chosen)
+    return [TokenSequence(i, tokens[i]) for i in chosen.tolist()]
 
 
 def _scored(sequence: TokenSequence) -> int:

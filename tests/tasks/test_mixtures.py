@@ -7,7 +7,9 @@ import json
 import pytest
 import worlds
 from pydantic import ValidationError
+from tiny_runs import write_run
 
+from storage.database import session
 from storage.errors import InputError
 from storage.prompts import make_prompt
 from storage.sequences import all_sequence_ids, corpus_parts
@@ -138,6 +140,26 @@ def test_an_epoch_with_more_steps_than_the_other_datasets_have_sequences_is_refu
         leave_datasets_out(store, gpt2, TrainingParameters(batch_size=1), PROMPTS, mixture, [0])
 
 
+def test_influences_are_summed_over_whatever_names_a_dataset(tmp_path, gpt2):
+    """Sequence z has influence z + 1 on the query: of twelve the odd ones are red, six and six stand in two files."""
+    documents = [d | {"source": "xyz"[k % 3]} for k, d in enumerate(worlds.documents(12))]
+    store = store_of(tmp_path, gpt2, documents[:6], documents[6:])
+    write_run(store, "run-a", n=12)
+    with session(store) as connection:
+        sums = {
+            by: connection.sql(
+                "select dataset, influence, n_sequences from dataset_influences('run-a', \"by\" := $by)",
+                params={"by": by},
+            ).fetchall()
+            for by in ("file", "source", "colour")
+        }
+    assert sums == {
+        "file": [("p00000", 21.0, 6), ("p00001", 57.0, 6)],
+        "source": [("x", 22.0, 4), ("y", 26.0, 4), ("z", 30.0, 4)],
+        "colour": [("blue", 36.0, 6), ("red", 42.0, 6)],
+    }
+
+
 def test_an_unlearning_is_named_by_what_decides_its_losses_and_by_nothing_else(three_files, gpt2, llama):
     mixture = find_mixture(three_files, BY_FILE, PROMPTS)
     asked = UnlearningParameters()
@@ -152,8 +174,9 @@ def test_an_unlearning_is_named_by_what_decides_its_losses_and_by_nothing_else(t
         other = names(**changed)
         assert len({untrac, inverse, *other}) == 4
     faster = AscentParameters(learning_rate=1e-4)
-    assert names(datasets=faster) == (names(datasets=faster)[0], inverse)
-    assert names(datasets=faster)[0] != untrac
+    for changed in ({"datasets": faster}, {"unlearned": 9}):
+        assert names(**changed)[0] != untrac
+        assert names(**changed)[1] == inverse
     for changed in ({"queries": faster}, {"measured": 9}):
         assert names(**changed)[0] == untrac
         assert names(**changed)[1] != inverse

@@ -91,6 +91,19 @@ def test_of_a_large_dataset_a_sample_is_measured(store, gpt2, monkeypatch):
     assert measured == [2] * 3 + [2] * 3 * 2  # of each dataset's four sequences, before and after
 
 
+def test_of_each_dataset_so_many_are_unlearned_as_are_asked_for(store, gpt2, monkeypatch):
+    study, inverse = studies_of(store, gpt2, FAST.model_copy(update={"unlearned": 3}))
+    climbed: list[list[int]] = []
+    monkeypatch.setattr(
+        untrac, "ascend", lambda model, sequences, _: climbed.append([s.sequence_id for s in sequences])
+    )
+    unlearn.fn(study, Workers())
+    for ids, of in zip(climbed, study.mixture.datasets.values(), strict=True):
+        assert len(set(ids)) == 3
+        assert set(ids) < set(of)
+    assert inverse.study_id == studies_of(store, gpt2)[1].study_id
+
+
 def test_an_unlearning_that_was_stopped_goes_on_with_what_is_missing(store, gpt2, monkeypatch):
     study, _ = studies_of(store, gpt2, FAST.model_copy(update={"datasets": AscentParameters(epochs=2)}))
     climbed: list[int] = []
