@@ -111,6 +111,24 @@ def test_the_runs_own_solver_has_tokens_that_sum_to_its_influence(solved):
     assert missing == 0  # relative to EK-FAC's self-influence
 
 
+def test_of_fastif_the_neighbours_have_the_very_scores_that_lissa_gives_them_among_all(solved):
+    """Guo et al. 2021 (arXiv 2012.15781): nearest neighbours in hidden states first, then LiSSA for those alone."""
+    store, model, corpus = solved
+    [(among_all,)] = ask(store, "select run_id from runs where method = 'cg'")
+    asked = MethodParameters(method="lissa", rescore=0, damping=Damping(relative=0.5), solver=SOLVER)
+    nearest = CandidateParameters(filters=("embedding",), top_k=7)
+    fastif = trace(parameters(store, model, corpus, asked).model_copy(update={"candidates": nearest}))
+    pairs = ask(
+        store,
+        "select f.influence, a.influence from influences f join influences a using (query_id, sequence_id) "
+        f"where f.run_id = '{fastif}' and a.run_id = '{among_all}' and f.method = 'lissa' and a.method = 'lissa'",
+    )
+    assert len(pairs) == 2 * 7
+    size = np.abs(scores(store, "exact")).max()
+    for found, expected in pairs:
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5 * size)
+
+
 def test_a_step_that_diverges_is_named(solved):
     store, model, corpus = solved
     wild = SOLVER.model_copy(update={"alpha": 1e9})
