@@ -68,6 +68,9 @@ class LdsParameters(BaseModel):
     damping: Damping = Field(Damping(), description="added to the eigenvalues before they are inverted")
     fit: FitParameters = Field(default_factory=FitParameters)
     solver: SolverParameters = Field(default_factory=SolverParameters)
+    rank: int = Field(
+        64, ge=1, le=4096, description="directions kept of each query's solution; cg's have more than a gradient has"
+    )
     compute: ComputeParameters = Field(default_factory=ComputeParameters)
     cluster: str = Field("none", description="auto, local, none, or tcp://host:port of a Dask scheduler")
 
@@ -187,6 +190,7 @@ def _trace(parameters: LdsParameters, model: Path, methods: tuple[Method, ...], 
             method=methods[0],
             beside=methods[1:],
             damping=damping,
+            rank=parameters.rank,
             rescore=0,  # sums over sequences are compared, none is shown token by token
             trajectory=TrajectoryParameters(checkpoints=str(model)),
             solver=parameters.solver,

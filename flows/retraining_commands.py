@@ -72,6 +72,7 @@ def lds(
     fit_sequences: FitOption = 10_000,
     solver_sequences: Annotated[int, typer.Option(help="of cg: sequences that G is made of")] = 1000,
     iterations: Annotated[int, typer.Option(help="of cg, at most: each a pass over those sequences")] = 20,
+    rank: Annotated[int, typer.Option(help="directions kept of each query's solution")] = 64,
     scoring_batch: BatchOption = 16,
     precision: PrecisionOption = "auto",
     cluster: ClusterOption = "none",
@@ -105,6 +106,7 @@ def lds(
             "swept": listed(swept),
             "fit": {"modules": modules, "sequences": fit_sequences, "seed": seed},
             "solver": {"sequences": solver_sequences, "iterations": iterations},
+            "rank": rank,
             "compute": {"batch_size": scoring_batch, "precision": precision},
             "cluster": cluster,
         }

@@ -1,7 +1,7 @@
 """From a fit and a sample to (G + λI)⁻¹ ∇L_q by products of the exact Gauss-Newton matrix, for all modules together.
 
 λ is EK-FAC's, module by module, so that one damping means one thing whatever the method; EK-FAC's inverse is also what
-conjugate gradients are preconditioned with, and where they start.
+conjugate gradients are preconditioned with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.influence.datainf import datainf, mean_squares
 from tasks.influence.exact import explicit_matrix, solve_exactly
 from tasks.influence.gauss_newton import Curvature, language_model_curvature
 from tasks.influence.lanczos import leading_eigenpairs
-from tasks.influence.lissa import Series, choose_series, largest_eigenvalue, lissa
+from tasks.influence.lissa import choose_series, largest_eigenvalue, lissa
 from tasks.influence.modules import TrackedModule
 from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import Objective, sweep
@@ -126,8 +126,8 @@ def _exact(system: System, gradients: Vectors) -> Vectors:
 
 def _lissa(system: System, gradients: Vectors) -> Vectors:
     asked = system.scoring.measured.solver
-    series = choose_series(largest_eigenvalue(system.product, gradients, POWER), system.damping, asked.depth)
-    series = Series(asked.alpha or series.alpha, asked.depth if asked.alpha else series.depth, asked.rounds)
+    largest = largest_eigenvalue(system.product, gradients, POWER)
+    series = choose_series(largest, system.damping, asked.depth, asked.rounds, asked.alpha)
     return lissa(system.batch_product, gradients, system.damping, series)
 
 

@@ -25,7 +25,7 @@ from tasks.influence.conjugate_gradients import conjugate_gradients
 from tasks.influence.covariance import covariance_sums
 from tasks.influence.ekfac import Eigenbasis, Metric, eigenbasis, eigenvalue_sums
 from tasks.influence.exact import explicit_matrix, solve_exactly
-from tasks.influence.lissa import Series, choose_series, koh_liang, largest_eigenvalue, lissa
+from tasks.influence.lissa import choose_series, koh_liang, largest_eigenvalue, lissa
 from tasks.influence.vectors import Product, Vectors, combine, damped, norm
 
 Inverse = Literal["identity", "kfac", "ekfac", "lissa", "cg", "exact_blocks", "exact", "hessian"]
@@ -195,10 +195,7 @@ def _lissa(system: System, vectors: Vectors, damping: float) -> Vectors:
     effort, alpha = system.effort, system.effort.alpha
     if effort.scale is not None:
         alpha, damping = koh_liang(damping / effort.scale, effort.scale)
-    if alpha is None:
-        series = choose_series(system.largest, system.equal(damping), effort.depth, effort.rounds)
-    else:
-        series = Series(alpha, effort.depth, effort.rounds)
+    series = choose_series(system.largest, system.equal(damping), effort.depth, effort.rounds, alpha)
     return lissa(system.batch_product, vectors, system.equal(damping), series)
 
 
@@ -223,7 +220,7 @@ SOLVERS: dict[Inverse, tuple[Prepare, Invert]] = {
     "identity": (lambda system: None, _identity),
     "kfac": (lambda system: system.bases, _kfac),
     "ekfac": (lambda system: system.eigenvalues, _ekfac),
-    "lissa": (lambda system: system.effort.alpha or system.effort.scale or system.largest, _lissa),
+    "lissa": (lambda system: system.largest, _lissa),
     "cg": (lambda system: system.eigenvalues, _cg),
     "exact_blocks": (lambda system: system.matrix, _exact_blocks),
     "exact": (lambda system: system.matrix, _exact),

@@ -1,8 +1,8 @@
 """Conjugate gradients on (G + λI) x = b, preconditioned, many right-hand sides in step.
 
-Preconditioned with EK-FAC's inverse the system is nearly the identity, so that a few products bring what would take
-hundreds: x starts as EK-FAC's own answer and every iteration can only come closer, in the norm of G + λI
-(Hestenes & Stiefel 1952, doi 10.6028/jres.049.044; Shewchuk 1994).
+x starts at zero, so that the first iteration is the preconditioner's own answer at its best length, and every further
+one comes closer, in the norm of G + λI (Hestenes & Stiefel 1952, doi 10.6028/jres.049.044; Shewchuk 1994). To start at
+that answer instead would cost a product and gain nothing: the Krylov space of the next step holds its every multiple.
 
 Letters: q right-hand sides, k iterations.
 """
@@ -39,9 +39,8 @@ def conjugate_gradients(
     """
     size = norm(right)
     safe = size.clamp_min(torch.finfo(torch.float64).tiny)
-    x = precondition(right)
-    residual = combine(right, -1.0, product(x))
-    history = [norm(residual) / safe]
+    x, residual = scale(right, torch.zeros_like(size)), right
+    history = [size / safe]
     z = precondition(residual)
     direction, decrease = z, inner(residual, z)
     for _ in range(iterations):

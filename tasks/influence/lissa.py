@@ -23,7 +23,7 @@ import torch
 from tasks.influence.errors import InfluenceError
 from tasks.influence.vectors import Product, Vectors, combine, damped, inner, norm, scale
 
-SAFETY = 0.9  # of the largest α that converges with the largest eigenvalue known: a batch's may be larger
+SAFETY = 0.9  # over σ_max + λ: not quite half of the largest α that converges, as a batch's σ_max may be larger
 CONVERGED = 3.0  # J α λ: the flattest direction is then within e⁻³, 5 %, of its limit
 GROWN = 100.0  # times the largest that h can be where the series converges
 
@@ -57,15 +57,26 @@ def largest_eigenvalue(product: Product, like: Vectors, iterations: int = 20, se
     return found
 
 
-def choose_series(largest: float, damping: Mapping[str, float], most: int, rounds: int = 1) -> Series:
-    """α from the largest eigenvalue, and the depth at which the flattest direction has converged, at most `most`."""
+def choose_series(
+    largest: float, damping: Mapping[str, float], most: int, rounds: int = 1, alpha: float | None = None
+) -> Series:
+    """α from the largest eigenvalue, and the depth at which the flattest direction has converged, at most `most`.
+
+    A given α has that depth; one with which the series diverges is refused, and a safe one named.
+    """
     least = min(damping.values())
     if not least > 0:
         raise InfluenceError(
             f"LiSSA: expected a damping above zero, found {least:g}: flat directions would never converge. "
             "Give a relative or absolute damping."
         )
-    alpha = SAFETY / (largest + max(damping.values()))
+    steepest = largest + max(damping.values())
+    if alpha is not None and not 0 < alpha < 2 / steepest:
+        raise InfluenceError(
+            f"LiSSA: expected an α above zero and below 2 / (σ_max + λ) = {2 / steepest:.3g}, where the series "
+            f"converges, found α = {alpha:.3g}. Use {SAFETY / steepest:.2g}, or let it be chosen."
+        )
+    alpha = SAFETY / steepest if alpha is None else alpha
     return Series(alpha, max(1, min(most, math.ceil(CONVERGED / (alpha * least)))), rounds)
 
 
@@ -92,6 +103,6 @@ def _require_convergence(h: Vectors, vectors: Vectors, damping: Mapping[str, flo
     if not bool((grown <= GROWN * max(1.0, largest)).all()):
         raise InfluenceError(
             f"LiSSA: expected a series that converges, found that {j + 1} of its terms have grown "
-            f"{float(grown.max()):.1e} times with α = {series.alpha:.3g}. Use a smaller one, below 2 / (σ_max + λ): "
-            f"{series.alpha / 10:.2g}, or let it be chosen."
+            f"{float(grown.max()):.1e} times with α = {series.alpha:.3g}: the batches have larger eigenvalues than the "
+            "whole sample. Use larger batches, or a smaller α."
         )
