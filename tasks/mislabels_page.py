@@ -53,7 +53,7 @@ def write_mislabel_page(found: MislabelFindings, output: Path, command: str) -> 
             ("examples", f"{found.n:,}", ""),
             ("wrong labels", f"{found.n_wrong:,}", ""),
             ("seeds", f"{len(found.places)}", ""),
-            (f"found in the first {MAIN:.0%}", figure(found.estimates[best, MAIN].value, 2, False), LABELS[best]),
+            (f"found in the first {MAIN:.0%}", figure(found.estimates[best, MAIN].value, 3, False), LABELS[best]),
         ),
         (
             Block(

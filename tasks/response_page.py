@@ -19,7 +19,8 @@ NOTES = {
     "a network and examples left out of its own.",
     "objectives": "cold start trains again without the example; warm start goes on from the trained network; "
     "proximity keeps it near; PBRF asks the others to keep their outputs rather than their labels; linearised is PBRF "
-    "with the network replaced by its tangent, which (G + λI)⁻¹∇L solves (Bae et al. 2022, arXiv 2209.05364).",
+    "with the network replaced by its tangent, which (G + λI)⁻¹∇L solves (Bae et al. 2022, arXiv 2209.05364). What "
+    "training on does by itself, the same for every example, is part of the first three.",
     "gaps": "The mean over training examples of the distance between the outputs of two networks: each step from "
     "retraining to an approximate influence changes one thing. Gradient dot has no size that could be compared.",
 }
@@ -69,34 +70,38 @@ def describe(found: ResponseFindings) -> str:
     """What was trained and left out, in a sentence or two."""
     first, asked = found.seeds[0], found.study.asked
     losses = [np.mean([getattr(s, name) for s in found.seeds]) for name in ("train_loss", "test_loss")]
-    widths = "-".join(map(str, found.study.network.hidden)) or "no"
+    network = found.study.network
+    layers = (
+        f"hidden layers of {'-'.join(map(str, network.hidden))}, {network.activation}"
+        if network.hidden
+        else "none hidden"
+    )
     return (
-        f"{len(found.seeds)} networks of {first.n_weights:,} weights (hidden layers: {widths}) learned {first.n:,} "
-        f"examples of {found.study.problem.table} in {found.study.network.training.epochs} epochs (mean loss "
+        f"{len(found.seeds)} networks of {first.n_weights:,} weights ({layers}) learned {first.n:,} "
+        f"examples of {found.study.problem.table} in {network.training.epochs} epochs (mean loss "
         f"{losses[0]:.3g} on them, {losses[1]:.3g} on others). {asked.left_out} examples each were left out, one at a "
         f"time, and {asked.tests} test examples asked about."
     )
 
 
 def residual_note(found: ResponseFindings) -> str:
-    """How far what was measured and solved is from what it stands for, the worst example of the median seed."""
-    names = {key for seed in found.seeds for key in seed.residuals if key[1] == found.damping}
-    worst = {
-        name: float(np.median([np.median(seed.residuals[name, damping]) for seed in found.seeds]))
-        for name, damping in sorted(names)
-        if name in ("proximity", "pbrf", "linearised", "lissa", "cg")
-    }
-    words = ", ".join(f"{LABELS[name]} {value:.2g}" for name, value in worst.items())
+    """How far what was measured and solved is from what it stands for: the median and the worst example."""
+    names = {name for name, damping in found.seeds[0].residuals if damping == found.damping}
+    shown = [name for name in ("proximity", "pbrf", "linearised", "lissa", "cg") if name in names]
+    every = {name: np.concatenate([seed.residuals[name, found.damping] for seed in found.seeds]) for name in shown}
+    words = ", ".join(f"{LABELS[name]} {np.median(some):.1g} ({some.max():.1g})" for name, some in every.items())
     return (
-        "What is left of the gradient relative to the example’s own, at the end of minimising or solving (median over "
-        f"examples and seeds): {words}."
+        "What is left of the gradient relative to the example’s own at the end of minimising or solving, the median "
+        f"example and in brackets the worst: {words}."
+        if words
+        else ""
     )
 
 
 def write_response_page(found: ResponseFindings, output: Path, command: str) -> Path:
     """Write one self-contained page about a study."""
     study, main = found.study, main_objective(found)
-    objectives = [o for o in ("pbrf", "cold", "loo") if o in study.objectives]
+    objectives = [o for o in ("pbrf", "cold", "loo") if o in study.objectives] or [main]
     best = ordered(found, main)[0]
     shown = next((m for m in ("ekfac", "kfac", "cg") if m in study.asked.methods), best)
     pairs = list(dict.fromkeys([(best, main), (shown, main), (shown, objectives[-1])]))
@@ -105,7 +110,7 @@ def write_response_page(found: ResponseFindings, output: Path, command: str) -> 
         Block(
             "Methods", correlation_table(found, "pearson", found.damping), methods_with_seconds(found, objectives),
             0.9 + 0.42 * n, "Agreement with what was measured, and the time of each method alone, factors included.",
-            (NOTES["correlation"], NOTES["objectives"], residual_note(found)),
+            tuple(filter(None, (NOTES["correlation"], NOTES["objectives"], residual_note(found)))),
         ),
         Block("Ranks", correlation_table(found, "spearman", found.damping), notes=(NOTES["correlation"],)),
         Block(

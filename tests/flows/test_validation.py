@@ -121,6 +121,23 @@ def test_a_network_never_shown_an_example_differs_from_one_that_was(tmp_path):
     assert "leave-one-out" in page
 
 
+def test_the_linearised_response_alone_needs_no_retraining_and_a_start_of_its_own_hides_the_example(tmp_path):
+    given = parameters(tmp_path / "s", dampings=(MAIN,), methods=("cg", "identity"), start="own")
+    alone = measure_responses(given.model_copy(update={"objectives": ("linearised",)}))
+    assert alone.correlations["cg", "linearised", MAIN, "pearson"].value > 0.99
+    assert "linearised" in write_response_page(alone, tmp_path / "alone.html", "headwater evaluate pbrf").read_text()
+    own, same = (
+        measure_responses(
+            parameters(tmp_path / "s", dampings=(MAIN,), methods=("cg",), start=start).model_copy(
+                update={"objectives": ("loo",)}
+            )
+        )
+        for start in ("own", "same")
+    )
+    spread = [np.mean([s.measured["loo", 0.0].std(axis=0).mean() for s in some.seeds]) for some in (own, same)]
+    assert spread[0] > 3 * spread[1]
+
+
 def test_a_users_table_of_numbers_is_a_regression(tmp_path):
     random = np.random.default_rng(0)
     x = random.normal(size=(60, 3))
