@@ -124,7 +124,7 @@ def write_response_page(found: ResponseFindings, output: Path, command: str) -> 
         )
     if found.gaps and len(study.asked.dampings) > 1:
         others = [correlation_table(found, "pearson", value) for value in study.asked.dampings[1:]]
-        words = "More damping brings influence and PBRF together, and PBRF and retraining apart."
+        words = "Each method’s agreement, and the gaps: more damping brings influence and PBRF together."
         blocks.append(Block("Damping", None, sweep(found, main), 3.4, words))
         blocks += [Block(table.title, table) for table in others]
     top = found.correlations[best, main, found.damping, "pearson"]
