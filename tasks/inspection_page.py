@@ -13,7 +13,8 @@ from tasks.study_page import Block, Page, curves, estimate_table, write_study_pa
 
 NOTE = (
     f"Share of the documents with a swapped answer among the first {FIRST:.0%} of all documents, with the 95 % "
-    "bootstrap interval over them. A document is as suspect as the most suspect of its sequences. Self-influence is "
+    "interval over corpora (a bootstrap over documents where there are one or two). A document is as suspect as the "
+    "most suspect of its sequences. Self-influence is "
     "what a sequence’s gradient does to its own loss under the inverse curvature; gradient dot has no curvature."
 )
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.database import rows, session
+from storage.errors import StoreError
 from storage.schemas import SCHEMAS
 from storage.store import Store
 from storage.tables import has_part, read_part, write_part
@@ -74,11 +75,19 @@ def score_subsets(study: Study, run_id: str, planned: Sequence[Retraining]) -> F
     places = {name: k for k, name in enumerate(names)}
     asked = {prompt.query_id: k for k, prompt in enumerate(study.prompts)}
     predicted = np.zeros((len(methods), len(asked), len(names)))
-    measured = np.empty((len(asked), len(names)))
+    measured = np.full((len(asked), len(names)), np.nan)
     of = {name: k for k, name in enumerate(methods)}
     for row in found:
         q, s = asked[row["query_id"]], places[row["retraining"]]
         predicted[of[row["method"]], q, s], measured[q, s] = row["predicted"], row["measured"]
+    unmeasured = [name for name, k in places.items() if np.isnan(measured[:, k]).any()]
+    if unmeasured:
+        raise StoreError(
+            f"study {study.study_id}",
+            expected="a loss of every query, and influences of what was left out, for every retraining",
+            found=f"none for {len(unmeasured):,} of them, {unmeasured[0]} first",
+            remedy="headwater store verify --store PATH names what is damaged; a new store begins anew.",
+        )
     baseline = BASELINE if BASELINE in of else methods[0]
     scores = datamodelling_scores(predicted, measured, of[baseline])
     figures: Figures = {name: {"lds": mean} for name, mean in zip(methods, scores.means, strict=True)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def _documents(inputs: Sequence[str]) -> Iterator[Document]:
 def _labelled(document: Document, parameters: SwapParameters) -> _Labelled:
     fields = json.loads(document.metadata)
     answer = fields.get(parameters.answer)
-    there = isinstance(answer, str) and answer.strip() and answer in document.text
+    there = isinstance(answer, str) and answer.strip() and _standing(answer).search(document.text)
     group = "" if parameters.within is None else str(fields.get(parameters.within))
     return _Labelled(document, fields, answer if there else None, group)
 
@@ -102,9 +103,14 @@ def _choose(documents: Sequence[_Labelled], parameters: SwapParameters) -> dict[
     return given
 
 
+def _standing(answer: str) -> re.Pattern[str]:
+    """The answer where it stands as whole words: entity-1 does not stand in entity-12."""
+    return re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
+
+
 def _record(item: _Labelled, given: str | None) -> dict:
     document, text = item.document, item.document.text
     if given is not None and item.answer is not None:
-        text = text.replace(item.answer, given)
+        text = _standing(item.answer).sub(lambda _: given, text)
     named = {"document_id": document.document_id, "text": text, "source": document.source}
     return {**item.fields, **named, "swapped": given is not None, "said": given or item.answer}

@@ -8,6 +8,7 @@ import tiny_runs
 from scipy.stats import spearmanr
 
 from storage.catalog import run_user_sql
+from storage.errors import StoreError
 from storage.prompts import make_prompt
 from storage.schemas import SCHEMAS
 from storage.store import create_store
@@ -106,6 +107,12 @@ def test_the_score_ranks_the_influence_that_stays_against_the_log_probability(st
         ("ekfac", "lds"), ("identity", "lds"), ("identity", "lds_over_ekfac"),
     }  # fmt: skip
     assert {n for *_, n in kept} == {15}
+
+
+def test_a_retraining_without_a_loss_of_every_query_is_named(study, subsets):
+    missing = Retraining("subset 77", "subset", 3, (0, 5))
+    with pytest.raises(StoreError, match="found none for 1 of them, subset 77 first"):
+        score_subsets.fn(study, RUN, [*subsets, missing])
 
 
 def test_sql_over_the_stored_tables_gives_the_same_scores(study, subsets):

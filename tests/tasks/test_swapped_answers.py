@@ -75,3 +75,23 @@ def test_one_answer_has_none_to_swap_with(tmp_path):
     alone = worlds.write_jsonl(tmp_path / "one.jsonl", [{"text": "It is Tansel.", "answer": "Tansel"}])
     with pytest.raises(InputError, match="another answer to swap with, found 0"):
         swapped(alone, tmp_path / "a.parquet")
+
+
+def test_an_answer_is_swapped_where_it_stands_as_whole_words_alone(tmp_path):
+    texts = [f"entity-1{k} is near entity-1." for k in range(10)] + ["The other one is entity-2."] * 10
+    path = worlds.write_jsonl(
+        tmp_path / "entities.jsonl",
+        [
+            {"document_id": f"d{k}", "text": text, "answer": "entity-1" if k < 10 else "entity-2"}
+            for k, text in enumerate(texts)
+        ],
+    )
+    found = swapped(path, tmp_path / "a.parquet", share=0.5)
+    for k, row in enumerate(found[:10]):
+        assert row["text"] == f"entity-1{k} is near entity-{2 if row['swapped'] else 1}."
+    inside = worlds.write_jsonl(
+        tmp_path / "inside.jsonl",
+        [{"document_id": f"d{k}", "text": "It is an otter in 10 canals.", "answer": f"{k}"} for k in range(5)],
+    )
+    with pytest.raises(InputError, match="found 0"):
+        swapped(inside, tmp_path / "b.parquet")
