@@ -27,6 +27,7 @@ from tasks.retraining_scores import (
     plan_removals,
     score_removals,
     score_subsets,
+    solver_remainders,
 )
 from tasks.subsets import SubsetParameters, describe_study, n_left_out, plan_subsets
 
@@ -98,6 +99,7 @@ def lds(parameters: LdsParameters, command: str = "") -> RetrainingStudy:
             relative: {name: of["lds"] for name, of in found.items() if name in parameters.swept}
             for relative, found in sweep.items()
         },
+        remainders=solver_remainders(study, run_id),
         command=command,
     )
 

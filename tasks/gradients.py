@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import asdict, replace
 
@@ -33,6 +34,7 @@ from tasks.scoring import Scoring
 from tasks.solvers import System, solve
 from tasks.stage import stage
 
+log = logging.getLogger(__name__)
 HELD_BY_SOLVERS = 8  # times a query's gradient
 FORMS = 4 * 2**30  # bytes that the cores of all modules' query subspaces may take together
 
@@ -140,6 +142,7 @@ def _solve(
                 solved = solve(system, method, gradients)
                 found[method].append({name: value.cpu() for name, value in solved.vectors.items()})
                 part.append(_residual_rows(scoring, method, some, solved))
+                _say_unsolved(scoring, method, solved)
             advance(len(scoring.prompts[some]))
     whole = {
         method: {m.name: torch.cat([p[m.name] for p in parts]) for m in modules} for method, parts in found.items()
@@ -148,6 +151,17 @@ def _solve(
         path = staged_tensors_path(scoring.store, scoring.run_id, "solutions")
         write_tensors(scoring.store, path, whole[scoring.method])
     return whole, system.damping
+
+
+def _say_unsolved(scoring: Scoring, method: str, solved: Solved) -> None:
+    """A line in the run's log where iterations were over before the tolerance was reached."""
+    last, wanted = solved.residuals[-1], scoring.measured.solver.tolerance
+    if method == "cg" and bool((last > wanted).any()):
+        log.warning(
+            "cg: after %d iterations the residual is %.2g times the gradient (median; %.2g at most), not %.2g. More "
+            "iterations (--iterations) or more damping (--damping) bring it down.",
+            len(solved.residuals) - 1, float(last.median()), float(last.max()), wanted,
+        )  # fmt: skip
 
 
 def _residual_rows(scoring: Scoring, method: str, some: slice, solved: Solved) -> dict[str, list]:

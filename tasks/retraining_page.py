@@ -14,8 +14,9 @@ NOTES = {
     "lds": "LDS: over random subsets, Spearman’s correlation of the sum of influences with the retrained model’s log "
     "p of the completion, mean over queries (Park et al. 2023, arXiv 2303.14186). In brackets the 95 % bootstrap "
     "interval over subsets and queries. A lead is the difference on the same subsets and queries.",
-    "rise": "Loss rise: nats that a completion costs more once the model is retrained without the sequences that the "
-    "method ranks first for it, mean over the queries asked again; 95 % bootstrap intervals over them.",
+    "rise": "Loss rise (query-loss difference, QLD): nats that a completion costs more once the model is retrained "
+    "without the sequences that the method ranks first for it, mean over the queries asked again; 95 % bootstrap "
+    "intervals over them.",
     "solver": "λ is a share of each module’s mean eigenvalue. The factors are fitted once; only the solve differs.",
 }
 
@@ -72,7 +73,14 @@ def describe_spread(study: RetrainingStudy) -> str:
 def notes(study: RetrainingStudy) -> tuple[str, ...]:
     """What is to be known of the figures that the study has."""
     risen = any(RISE in of for of in study.figures.values())
-    return (NOTES["lds"], *([NOTES["rise"]] if risen else []), describe_spread(study))
+    ended = [
+        f"{named(method)} ended after {r.iterations:,} iterations with a residual of {r.median:.2g} times the gradient "
+        f"(median over queries; {r.largest:.2g} at most; no answer at all has 1)."
+        if r.iterations
+        else f"{named(method)} left a residual of {r.median:.2g} times the gradient (median; {r.largest:.2g} at most)."
+        for method, r in study.remainders.items()
+    ]
+    return (NOTES["lds"], *([NOTES["rise"]] if risen else []), *ended, describe_spread(study))
 
 
 def write_retraining_page(study: RetrainingStudy, output: Path) -> Path:

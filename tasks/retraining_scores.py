@@ -39,6 +39,15 @@ class Spread:
     difference: float  # largest, of the retrained full model to the traced one: 0 where trainings are reproducible
 
 
+@dataclass(frozen=True)
+class Remainder:
+    """How far a solver left the queries' systems unsolved after its last iteration, relative to the gradients."""
+
+    iterations: int
+    median: float
+    largest: float
+
+
 @dataclass(frozen=True, eq=False)
 class RetrainingStudy:
     """What a study found."""
@@ -58,11 +67,19 @@ class RetrainingStudy:
     spread: Spread
     figures: Figures
     sweep: Mapping[float, dict[str, Estimate]] = field(default_factory=dict)  # LDS by relative damping and method
+    remainders: Mapping[str, Remainder] = field(default_factory=dict)  # by solver
     command: str = ""
 
     def by_score(self) -> list[str]:
         """The methods by falling LDS."""
         return sorted(self.figures, key=lambda name: -self.figures[name]["lds"].value)
+
+
+def solver_remainders(study: Study, run_id: str) -> dict[str, Remainder]:
+    """Of every solver of a run, where it ended."""
+    with session(study.store) as connection:
+        found = rows(connection, "validation/residuals", run=run_id)
+    return {row["method"]: Remainder(row["iterations"], row["median"], row["largest"]) for row in found}
 
 
 @stage("datamodelling scores")

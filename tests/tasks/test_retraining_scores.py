@@ -20,6 +20,7 @@ from tasks.retraining_scores import (
     plan_removals,
     score_removals,
     score_subsets,
+    solver_remainders,
 )
 from tasks.subsets import Retraining, Study
 
@@ -169,3 +170,16 @@ def test_other_figures_of_a_run_stay_and_its_own_are_replaced(study, subsets):
     assert len(rows) == 3
     assert found["name", "mrr"] == figures["ekfac"]["lds"].value
     assert found["ekfac", "lds"] == figures["identity"]["lds"].value
+
+
+def test_where_solvers_ended_is_the_residual_of_each_querys_last_iteration(study):
+    found = {("cg", "q0"): [1.0, 0.5, 0.2], ("cg", "q1"): [1.0, 0.4], ("lissa", "q0"): [0.3], ("datainf", "q0"): [None]}
+    values = [(m, q, k, r) for (m, q), of in found.items() for k, r in enumerate(of)]
+    columns = {"run_id": [RUN] * len(values), "method": [v[0] for v in values], "query_id": [v[1] for v in values],
+               "iteration": [v[2] for v in values], "residual": [v[3] for v in values]}  # fmt: skip
+    write_part(study.store, "solver_residuals", RUN, columns=columns)
+    ended = solver_remainders(study, RUN)
+    assert set(ended) == {"cg", "lissa"}
+    assert (ended["cg"].iterations, ended["cg"].largest) == (2, 0.4)
+    assert ended["cg"].median == pytest.approx(0.3)
+    assert (ended["lissa"].iterations, ended["lissa"].largest) == (0, 0.3)
