@@ -13,7 +13,10 @@ from tasks.report import render_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives Chromium")
 CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium at /usr/bin/chromium")
+pytestmark = [  # a browser takes seconds to start, and as much processor time as a hundred other tests
+    pytest.mark.e2e,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium at /usr/bin/chromium"),
+]
 
 
 @pytest.fixture(scope="module")
