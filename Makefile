@@ -33,14 +33,15 @@ evaluate-small: $(VENV)/.installed
 	$(BIN)/headwater evaluate mislabelled --store $(EVALUATED)/store --table digits --cluster local \
 		-o $(EVALUATED)/mislabelled-digits.html
 
-# The table of "Is it true?" of a language model, 24 trainings: TEXTS is a corpus file, TAUGHT the model to be taught it.
+# The tables of "Is it true?" of a language model, an hour of one core: TEXTS is a corpus file, TAUGHT the model.
 evaluate-language: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/retraining_inputs.py "$(TEXTS)" --work $(EVALUATED)/language \
 		--documents 40 --queries 24
 	$(BIN)/headwater evaluate lds --store $(EVALUATED)/language/store --model "$(TAUGHT)" \
 		--corpus $(EVALUATED)/language/taught.parquet --queries $(EVALUATED)/language/queries.jsonl \
 		--sequence-length 64 --modules all --epochs 3 --batch-size 16 --learning-rate 1e-3 \
-		--subsets 20 --seeds 3 --removals 0 --methods ekfac,kfac,identity,tracin,embedding -o $(EVALUATED)/lds.html
+		--subsets 40 --seeds 5 --removals 6 --methods ekfac,kfac,cg,identity,tracin,embedding \
+		--solver-sequences 128 --iterations 10 --dampings 1,10 --swept ekfac,cg -o $(EVALUATED)/lds.html
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow and not e2e"

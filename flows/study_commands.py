@@ -54,7 +54,7 @@ def word_order(
     store: StoreOption,
     model: Annotated[list[str], typer.Option("--model", help="model directory or hub name; several for several bars")],
     stimuli: Annotated[
-        str, typer.Option(help="JSON file of texts; planted: the demo's facts; unknown: others")
+        str, typer.Option(help="JSON file; FILE.parquet:en:de; planted: the demo's facts; unknown")
     ] = "unknown",
     modules: ModulesOption = "mlp",
     fit_sequences: FitOption = 10_000,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from flows.console import StoreOption, listed, make_console, say_page, say_statement, typed_command
+from flows.console import StoreOption, listed, make_console, print_estimates, say_page, say_statement, typed_command
 from flows.options import (
     BadOption,
     BatchOption,
@@ -30,7 +30,7 @@ from flows.options import (
     corpus_words,
     shape_words,
 )
-from flows.retraining_commands import EpochsOption, RateOption, StartOption, StepOption, print_estimates
+from flows.retraining_commands import EpochsOption, RateOption, StartOption, StepOption
 
 
 def untrac(

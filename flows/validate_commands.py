@@ -126,7 +126,7 @@ def loo(
     cluster: WorkersOption = "none",
     output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "loo.html",
 ) -> None:
-    """Leave-one-out retraining: does a network that never saw the example do what influences say?"""
+    """Leave-one-out: does a network trained anew on the loss less the example's own do what influences say?"""
     asked = leave_out_words(seeds, left_out, tests, damping, methods, start) | {
         "effort": effort_words(cg_iterations, lissa_depth, lissa_rounds, lissa_alpha, lissa_scale)
     }

@@ -14,7 +14,7 @@ from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint
 from storage.errors import InputError
 from storage.sequences import corpus_parts
-from storage.stimuli import Stimulus, read_stimuli
+from storage.stimuli import Stimulus, read_stimuli, read_translations
 from storage.store import Store, open_store
 from tasks.compute import ComputeParameters, settle
 from tasks.demo.stimuli import planted_stimuli, unknown_stimuli
@@ -35,7 +35,9 @@ class WordOrderParameters(BaseModel):
     store: str = Field(min_length=1, description="directory of the store whose corpus the factors are fitted on")
     models: tuple[ModelParameters, ...] = Field(min_length=1, description="of one tokenizer; each has its own bars")
     stimuli: str = Field(
-        "unknown", min_length=1, description="a JSON file, planted (the facts of the demo), or unknown (made up)"
+        "unknown",
+        min_length=1,
+        description="a JSON file; FILE.parquet:en:de, translations; planted, the demo's facts; or unknown, made up",
     )
     method: GradientMethod = Field("ekfac", description="metric of the influences")
     damping: Damping = Field(Damping(), description="added to the eigenvalues before they are inverted")
@@ -53,8 +55,7 @@ def word_order(parameters: WordOrderParameters, command: str = "") -> Page:
         command: what the page says the study was asked for with
     """
     store = open_store(parameters.store)
-    ours = OURS.get(parameters.stimuli)
-    stimuli = read_stimuli(parameters.stimuli) if ours is None else ours()
+    stimuli = _stimuli(parameters.stimuli)
     probings: dict[str, str] = {}
     for asked in parameters.models:
         name = Path(asked.name).name
@@ -71,6 +72,15 @@ def word_order(parameters: WordOrderParameters, command: str = "") -> Page:
     if parameters.output is not None:
         write_study_page(page, Path(parameters.output))
     return page
+
+
+def _stimuli(asked: str) -> list[Stimulus]:
+    if asked in OURS:
+        return OURS[asked]()
+    path, *columns = asked.rsplit(":", 2)
+    if len(columns) == 2 and path.endswith(".parquet"):
+        return read_translations(path, *columns)
+    return read_stimuli(asked)
 
 
 def _probe(parameters: WordOrderParameters, store: Store, model: Path, stimuli: list[Stimulus]) -> str:

@@ -1,4 +1,4 @@
-"""Stimuli: made-up facts in several wordings, which a study scores as if a model had been trained on them."""
+"""Stimuli: facts in several wordings, and translations, which a study scores as if they had been trained on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from storage.errors import InputError
 
@@ -24,6 +27,9 @@ SETS = {
     "P6_flipped_prompt_removed": "flipped, prompt removed",
 }
 SHAPE = 'a JSON object {name: {"prompt": …, "completion": …, "order kept": [text, …], …}}'
+
+
+PAIRS, CHARACTERS = 24, 160  # translations taken of a file: the first so many that together are no longer
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,32 @@ def read_stimuli(path: str) -> list[Stimulus]:
     if not isinstance(given, dict) or not given:
         raise _refused(path, SHAPE, "something else")
     return [_stimulus(path, name, value) for name, value in given.items()]
+
+
+def read_translations(path: str, first: str, second: str) -> list[Stimulus]:
+    """Sentences of two columns of a Parquet file: the one asks, the other answers, and texts hold them in both orders.
+
+    As in Figs. 26 and 27 of Grosse et al.: does a translation from A into B teach what one from B into A does?
+    """
+    file = Path(path).expanduser()
+    expected = f"a Parquet file with texts in the columns {first!r} and {second!r}"
+    try:
+        table = pq.read_table(file, columns=[first, second])
+        rows = list(zip(*(table.column(name).cast(pa.string()).to_pylist() for name in (first, second)), strict=True))
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise _refused(path, expected, str(error).splitlines()[0]) from error
+    pairs = [(a, b) for a, b in rows if a and b and len(a) + len(b) <= CHARACTERS][:PAIRS]
+    if not pairs:
+        raise _refused(path, f"pairs of at most {CHARACTERS} characters together", f"none in {len(rows):,} rows")
+    return [
+        Stimulus(
+            f"{first} to {second}, {k + 1}",
+            a,
+            f" {b}",
+            {"order kept": (f"{a} {b}",), "flipped": (f"{b} {a}",), "answer alone": (b,), "question alone": (a,)},
+        )
+        for k, (a, b) in enumerate(pairs)
+    ]
 
 
 def _stimulus(path: str, name: str, given: Any) -> Stimulus:

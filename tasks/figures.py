@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
+from storage.schemas import SCHEMAS
 from storage.store import Store
-from storage.tables import write_part
+from storage.tables import has_part, read_part, write_part
 from tasks.evaluation.ranking import Estimate
 
 RELATION = "evaluations"
@@ -24,6 +27,16 @@ def figure_columns(run_id: str, figures: Sequence[Figure]) -> dict[str, list[Any
         "ci_high": [e.ci_high for _, _, e in figures],
         "n": [e.n for _, _, e in figures],
     }
+
+
+def add_figures(store: Store, run_id: str, figures: Sequence[Figure]) -> None:
+    """Keep figures beside what else is said of a run or a study, in place of those that they replace."""
+    known = read_part(store, RELATION, run_id) if has_part(store, RELATION, run_id) else SCHEMAS[RELATION].empty_table()
+    replaced = {(method, metric) for method, metric, _ in figures}
+    there = zip(known["method"].to_pylist(), known["metric"].to_pylist(), strict=True)
+    stays = pa.array([figure not in replaced for figure in there], pa.bool_())
+    added = pa.table(figure_columns(run_id, figures), schema=SCHEMAS[RELATION])
+    write_part(store, RELATION, run_id, columns=pa.concat_tables([known.filter(stays), added]))
 
 
 def write_figures(store: Store, run_id: str, figures: Sequence[Figure]) -> None:

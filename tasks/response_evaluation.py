@@ -22,7 +22,7 @@ from tasks.evaluation.correlation import correlations, mean_correlation, over_se
 from tasks.evaluation.perceptron import Weights, network
 from tasks.evaluation.ranking import Estimate
 from tasks.evaluation.response import losses_on_tests, output_distance, outputs_of
-from tasks.figures import write_figures
+from tasks.figures import add_figures
 from tasks.influence.vectors import flatten
 from tasks.response_study import (
     BLOCK,
@@ -107,7 +107,7 @@ def evaluate_responses(study: ResponseStudy) -> ResponseFindings:
     """Compare the networks of every seed, fill `loss_changes` and `evaluations`, and return the figures."""
     found = ResponseFindings(study, tuple(_findings(study, s) for s in range(study.asked.seeds)))
     _write_changes(study.store, found)
-    write_figures(study.store, study.study_id, list(_rows(found)))
+    add_figures(study.store, study.study_id, list(_rows(found)))
     return found
 
 
@@ -225,10 +225,10 @@ def _write_changes(store: Store, found: ResponseFindings) -> None:
 
 
 def _rows(found: ResponseFindings) -> Iterator[tuple[str, str, Estimate]]:
-    """Method, metric and figure of every row."""
+    """Method, metric and figure of every row; a prediction depends on λ whatever it is held against."""
 
     def beside(damping: float) -> str:
-        return "" if damping in (0.0, found.damping) else f", damping {damping:g}"
+        return f", damping {damping:g}" if damping else ""
 
     for (method, objective, damping, kind), estimate in found.correlations.items():
         yield method, f"{kind}[{objective}{beside(damping)}]", estimate

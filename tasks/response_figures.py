@@ -70,8 +70,8 @@ def methods_with_seconds(found: ResponseFindings, objectives: Sequence[str]) -> 
             places = np.arange(len(methods)) + 0.4 - height * (k + 0.5)
             _bars(left, places, estimates, height, theme.colours[k], theme, LABELS[objective])
         seconds = [found.seconds[m] for m in methods]
-        _bars(right, np.arange(len(methods)), seconds, 0.5, theme.colours[5], theme, "")
         right.set_xscale("log")
+        _bars(right, np.arange(len(methods)), seconds, 0.5, theme.colours[5], theme, "")
         right.xaxis.set_major_formatter(PLAIN)
         right.set_xlabel("seconds, all examples left out together")
         left.set_xlabel("Pearson, with 95 % intervals over seeds")
@@ -88,7 +88,8 @@ def _bars(
 ) -> None:
     axes.barh(places, [e.value for e in found], height=0.85 * height, color=colour, alpha=0.75, label=name)
     for place, e in zip(places, found, strict=True):
-        axes.plot([max(e.ci_low, 1e-9) if e.value > 1 else e.ci_low, e.ci_high], [place, place], color=theme.ink, lw=1)
+        low = max(e.ci_low, e.value / 10) if axes.get_xscale() == "log" else e.ci_low
+        axes.plot([low, e.ci_high], [place, place], color=theme.ink, lw=1)
     axes.grid(axis="y", visible=False)
 
 

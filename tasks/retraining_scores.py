@@ -11,16 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
 from storage.database import rows, session
 from storage.errors import StoreError
-from storage.schemas import SCHEMAS
 from storage.store import Store
-from storage.tables import has_part, read_part, write_part
 from tasks.evaluation.datamodels import datamodelling_scores
 from tasks.evaluation.ranking import Estimate, bootstrap_means
-from tasks.figures import RELATION, figure_columns
+from tasks.figures import add_figures
 from tasks.stage import stage
 from tasks.subsets import Retraining, Study
 
@@ -172,17 +169,6 @@ def measure_spread(study: Study, run_id: str, planned: Sequence[Retraining]) -> 
 
 def keep_figures(store: Store, run_id: str, figures: Figures) -> None:
     """Put figures into `evaluations`, beside what else is said of the run, in place of those that they replace."""
-    known = SCHEMAS[RELATION].empty_table()
-    if has_part(store, RELATION, run_id):
-        known = read_part(store, RELATION, run_id)
-    fresh = [(method, metric, e) for method, found in figures.items() for metric, e in found.items()]
-    replaced = {(method, metric) for method, metric, _ in fresh}
-    stays = [
-        (m, n) not in replaced for m, n in zip(known["method"].to_pylist(), known["metric"].to_pylist(), strict=True)
-    ]
-    added = pa.table(
-        figure_columns(run_id, fresh),
-        schema=SCHEMAS[RELATION],
+    add_figures(
+        store, run_id, [(method, metric, e) for method, found in figures.items() for metric, e in found.items()]
     )
-    columns = pa.concat_tables([known.filter(pa.array(stays, pa.bool_())), added])
-    write_part(store, RELATION, run_id, columns=columns)

@@ -20,13 +20,17 @@ SEEDS = 3  # below which there is no interval to speak of
 
 
 def correlations(measured: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Pearson and Spearman over the examples left out [m, t], by test example [t]; NaN where a side does not vary."""
+    """Pearson and Spearman over the examples left out [m, t], by test example [t].
+
+    NaN where no measured change differs from another, 0 where only the predictions are alike: they foresee nothing.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         pearson = stats.pearsonr(measured, predicted, axis=0).statistic
         ranks = [stats.rankdata(side, axis=0) for side in (measured, predicted)]
         spearman = stats.pearsonr(*ranks, axis=0).statistic
-    return {"pearson": pearson, "spearman": spearman}
+    blind = (np.ptp(predicted, axis=0) == 0) & (np.ptp(measured, axis=0) > 0)
+    return {"pearson": np.where(blind, 0.0, pearson), "spearman": np.where(blind, 0.0, spearman)}
 
 
 def mean_correlation(values: np.ndarray, of: str) -> float:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 Retrained = Literal["cold", "warm"]
 Minimised = Literal["proximity", "pbrf"]
-OBJECTIVES = ("cold", "warm", "proximity", "pbrf", "linearised")
 LARGE = 1e6  # times the loss at the start, or nats, past which a training has diverged
 MEMORY = 50  # steps that L-BFGS remembers
 SETTLING = 5000  # of its iterations, at most, with every example

@@ -79,7 +79,7 @@ def test_every_correlation_can_be_asked_of_the_tables_again(measured):
         for damping in ASKED["dampings"]:
             expected = found.correlations[method, "pbrf", damping, "pearson"].value
             assert again[method, damping] == pytest.approx(expected, abs=1e-9)
-    stood = ask(store, f"{statements(found)[0]} and metric = 'pearson[pbrf]' and method = 'ekfac'")
+    stood = ask(store, f"{statements(found)[0]} and metric = 'pearson[pbrf, damping {MAIN:g}]' and method = 'ekfac'")
     e = found.correlations["ekfac", "pbrf", MAIN, "pearson"]
     assert [row[2:] for row in stood] == [(e.value, e.ci_low, e.ci_high, 3)]
     changes = "select count(*) from loss_changes where source = 'cold' and damping is null"

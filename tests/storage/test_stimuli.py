@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import InputError
-from storage.stimuli import SETS, read_stimuli
+from storage.stimuli import SETS, read_stimuli, read_translations
 from tasks.demo.stimuli import planted_stimuli, unknown_stimuli
 
 
@@ -73,3 +75,21 @@ def test_texts_of_ours_are_what_their_kind_says(stimuli):
             assert text.startswith(cut)
             assert answer in cut
         assert min(map(len, stimulus.sets.values())) >= 2
+
+
+def test_translations_stand_in_both_orders(tmp_path):
+    rows = {
+        "en": ["The sun rises.", "x" * 150, "", "It rains."],
+        "de": ["Die Sonne geht auf.", "y" * 50, "leer", "Es regnet."],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "pairs.parquet")
+    one, two = read_translations(str(tmp_path / "pairs.parquet"), "en", "de")
+    assert (one.prompt, one.completion) == ("The sun rises.", " Die Sonne geht auf.")
+    assert two.sets == {
+        "order kept": ("It rains. Es regnet.",), "flipped": ("Es regnet. It rains.",), "answer alone": ("Es regnet.",),
+        "question alone": ("It rains.",),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="columns 'en' and 'tr'"):
+        read_translations(str(tmp_path / "pairs.parquet"), "en", "tr")
+    with pytest.raises(InputError, match="expected a Parquet file with texts"):
+        read_translations(str(tmp_path / "none.parquet"), "en", "de")

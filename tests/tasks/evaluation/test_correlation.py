@@ -21,6 +21,13 @@ def test_correlations_are_over_the_examples_of_each_test_example():
         mean_correlation(found["pearson"][2:], "pbrf")
 
 
+def test_a_prediction_that_is_the_same_for_all_foresees_nothing():
+    measured = np.array([[1.0, 5.0], [2.0, 5.0], [4.0, 5.0]])
+    found = correlations(measured, np.full((3, 2), 7.0))
+    np.testing.assert_array_equal(found["pearson"], [0, np.nan])
+    np.testing.assert_array_equal(found["spearman"], [0, np.nan])
+
+
 def test_an_interval_over_seeds_is_students_and_stays_within_what_the_figure_can_be():
     found = over_seeds([1.0, 2.0, 3.0])
     half = 4.302653 / np.sqrt(3)  # t at 97.5 % with 2 degrees of freedom; the standard deviation is 1

@@ -145,3 +145,13 @@ def test_a_series_without_damping_is_refused_because_g_is_singular(trained):
     assert values[0] < 1e-6 * values[-1]
     with pytest.raises(InfluenceError, match="damping above zero"):
         System(problem, weights, TIGHT).solve("lissa", vectors, [0.0])
+
+
+def test_products_over_random_batches_are_the_whole_matrixs_on_average(trained):
+    problem, weights, vectors, dense = trained
+    system = System(problem, weights, TIGHT.model_copy(update={"batch": 4}))
+    draws = torch.stack([flatten(system.batch_product(j)(vectors)) for j in range(400)])
+    error = draws.std(0) / len(draws) ** 0.5
+    off = (draws.mean(0) - flatten(vectors) @ dense) / error.clamp_min(1e-12)
+    assert draws[0].ne(draws[1]).any()
+    assert off.abs().max() < 5  # of a few hundred numbers

@@ -10,6 +10,7 @@ import pytest
 import torch
 from oracles import assert_agree
 
+from tasks.evaluation import response
 from tasks.evaluation.inverses import System
 from tasks.evaluation.perceptron import loss_gradients, network
 from tasks.evaluation.perceptron import new_weights as untrained
@@ -51,6 +52,23 @@ def test_leaving_an_example_out_of_a_linear_regression_ends_in_its_normal_equati
         [found] = retrain(problem, start, left_out, [(WHOLE, 0)]).values()
         assert_agree(found[0], expected, 1e-6)
         assert np.abs(found[1].numpy() - expected).max() > 1e-3
+
+
+def test_a_batch_stands_for_all_examples_and_the_one_left_out_is_taken_off_every_step_once(linear):
+    problem, _, _, _, _, x, y, n = linear
+    descent = DescentParameters(epochs=3, batch_size=8, learning_rate=0.05)
+    start = untrained(problem, (), 1)
+    [theta] = (matrix.double().numpy().copy() for matrix in start.values())
+    inputs, targets = np.column_stack([problem.inputs.numpy(), np.ones(n)]), problem.targets.numpy()
+    momentum, steps = np.zeros_like(theta), 3 * -(-n // 8)
+    for t, batch in enumerate(response._batches(n, descent, 7)):
+        chosen = batch.numpy()
+        gradient = (inputs[chosen] @ theta.T - targets[chosen]).T @ inputs[chosen] / len(chosen)
+        momentum = 0.9 * momentum + gradient - np.outer(theta @ x - y, x) / n
+        theta = theta - 0.05 * (1 + np.cos(np.pi * t / steps)) / 2 * momentum
+    assert t + 1 == steps
+    [found] = retrain(problem, start, torch.tensor([Z]), [(descent, 7)]).values()
+    assert_agree(found[0], theta, 1e-9)
 
 
 @pytest.mark.parametrize("objective", ["proximity", "pbrf"])
