@@ -13,11 +13,18 @@ from storage.store import open_store
 from tasks.studies.layers import study_layers
 from tasks.studies.memorization import study_memorization
 from tasks.studies.restrict import study_restrict
+from tasks.studies.scale import study_scale
 from tasks.studies.sparsity import study_sparsity
 from tasks.study_page import Page, write_study_page
 
-Question = Literal["layers", "restrict", "sparsity", "memorization"]
-FIRST = {"layers": 500, "restrict": 10, "sparsity": 0, "memorization": 100}  # sequences of each query, by question
+Question = Literal["layers", "restrict", "sparsity", "memorization", "scale"]
+FIRST = {
+    "layers": 500,
+    "restrict": 10,
+    "sparsity": 0,
+    "memorization": 100,
+    "scale": 10,
+}  # sequences of each query, by question
 
 
 class StudyParameters(BaseModel):
@@ -26,8 +33,10 @@ class StudyParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str = Field(min_length=1, description="directory of the store")
-    question: Question = Field(description="layers, restrict, sparsity or memorization")
-    run: str = Field("latest", min_length=1, description="a run's id, or latest")
+    question: Question = Field(description="layers, restrict, sparsity, memorization or scale")
+    run: str = Field(
+        "latest", min_length=1, description="a run's id, or latest; of scale always the latest of each model"
+    )
     first: int | None = Field(None, ge=1, le=100_000, description="sequences of each query; none: as was published")
     output: str | None = Field(None, description="HTML page to write")
 
@@ -47,6 +56,8 @@ def study(parameters: StudyParameters, command: str = "") -> Page:
         page = study_restrict(store, run, first, command)
     elif parameters.question == "sparsity":
         page = study_sparsity(store, run, command)
+    elif parameters.question == "scale":
+        page = study_scale(store, first, command)
     else:
         page = study_memorization(store, run, first, command)
     if parameters.output is not None:

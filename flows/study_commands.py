@@ -49,6 +49,12 @@ def memorization(
     _ask("memorization", store, run, first, output)
 
 
+@study_app.command()
+def scale(store: StoreOption, first: FirstOption = None, output: PageOption = None) -> None:
+    """What the store's models find for the same queries, side by side, and the words they share, by model size."""
+    _ask("scale", store, "latest", first, output)
+
+
 @study_app.command("word-order")
 def word_order(
     store: StoreOption,

@@ -16,6 +16,7 @@ from storage.tables import write_part
 from tasks.studies.layers import study_layers
 from tasks.studies.memorization import study_memorization
 from tasks.studies.restrict import study_restrict
+from tasks.studies.scale import study_scale
 from tasks.studies.sparsity import study_sparsity
 from tasks.study_page import write_study_page
 
@@ -160,3 +161,23 @@ def test_a_run_that_splits_nothing_by_layer_is_refused(store):
     with pytest.raises(InputError, match="expected positive influences with their layers"):
         study_layers(store, RUN, 10, "")
     assert "No query has a sequence that raised it" in study_sparsity(store, RUN, "").lead
+
+
+def test_models_are_set_side_by_side_by_size_and_share_what_both_put_first(store):
+    with pytest.raises(InputError, match="found one model.*Trace the same queries with another model"):
+        study_scale(store, 2, "")
+    tiny_runs.write_run(store, "run-2", day=1, model="models/large", model_fingerprint="m2")
+    write(store, "modules", "run-2", run_id=["run-2"], module=["h.0"], layer=[0], tracked=[True], parameters=[9000])
+    write(store, "modules", RUN, run_id=[RUN], module=["h.0"], layer=[0], tracked=[True], parameters=[70])
+    write(
+        store, "influences", "run-2", run_id=["run-2"] * 3, query_id=["q0"] * 3, sequence_id=[2, 3, 0],
+        method=["ekfac"] * 3, influence=[5.0, 4.0, -1.0], influence_rank=[1, 2, 3],
+    )  # fmt: skip
+    page = study_scale(store, 2, "")
+    table = {row.name: [cell.value for cell in row.cells] for row in page.blocks[0].table.rows}
+    # The small one puts 2 and 0 first, which hold all seven words; the large one 2 and 3, which hold 7 and 2 of them.
+    assert list(table) == ["tiny, 70 parameters", "large, 9,000 parameters"]
+    assert table["tiny, 70 parameters"] == ["1.000", ".500"]
+    assert table["large, 9,000 parameters"] == [".643", ".500"]
+    assert [row.cells[2].value for row in page.blocks[1].table.rows] == ["2", "2", "0", "3"]
+    assert ask(store, page.blocks[0].statement)
