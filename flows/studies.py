@@ -18,13 +18,8 @@ from tasks.studies.sparsity import study_sparsity
 from tasks.study_page import Page, write_study_page
 
 Question = Literal["layers", "restrict", "sparsity", "memorization", "scale"]
-FIRST = {
-    "layers": 500,
-    "restrict": 10,
-    "sparsity": 0,
-    "memorization": 100,
-    "scale": 10,
-}  # sequences of each query, by question
+# Sequences of each query that a question is about.
+FIRST = {"layers": 500, "restrict": 10, "sparsity": 0, "memorization": 100, "scale": 10}
 
 
 class StudyParameters(BaseModel):
@@ -34,9 +29,7 @@ class StudyParameters(BaseModel):
 
     store: str = Field(min_length=1, description="directory of the store")
     question: Question = Field(description="layers, restrict, sparsity, memorization or scale")
-    run: str = Field(
-        "latest", min_length=1, description="a run's id, or latest; of scale always the latest of each model"
-    )
+    run: str = Field("latest", min_length=1, description="a run's id, or latest; scale takes every model's latest")
     first: int | None = Field(None, ge=1, le=100_000, description="sequences of each query; none: as was published")
     output: str | None = Field(None, description="HTML page to write")
 
