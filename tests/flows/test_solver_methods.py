@@ -18,7 +18,7 @@ from tasks.influence.errors import InfluenceError
 from tasks.methods import MethodParameters, SolverParameters
 from tasks.metrics import Damping
 
-pytestmark = pytest.mark.usefixtures("prefect_db")
+pytestmark = [pytest.mark.usefixtures("prefect_db"), pytest.mark.slow]  # nine solvers, over the whole walk
 
 ONE = r"transformer\.h\.1\.mlp\.c_proj"
 SOLVER = SolverParameters(sequences=24, iterations=60, tolerance=1e-5, depth=300, batch=24, eigenpairs=40, steps=80)
