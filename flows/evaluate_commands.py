@@ -23,6 +23,7 @@ from flows.options import (
     RevisionOption,
     VocabularyOption,
     WidthOption,
+    model_words,
     shape_words,
 )
 from storage.text import printable
@@ -77,7 +78,7 @@ def fact_tracing(
         {
             "store": store or f"{Path(facts).resolve().name}-store",
             "facts": facts,
-            "model": None if model is None else {"name": model, "revision": revision},
+            "model": model_words(model, revision),
             "checkpoints": checkpoints,
             "trainings": trainings,
             "methods": asked or METHODS,

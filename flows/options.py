@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -31,6 +32,21 @@ VocabularyOption = Annotated[int, typer.Option(help="of a new model: tokens of i
 def fit_words(modules: str, sequences: int, fisher: str, blocks: int, seed: int) -> dict:
     """The parameters of a fit."""
     return {"modules": modules, "sequences": sequences, "fisher": fisher, "blocks": blocks, "seed": seed}
+
+
+def query_words(path: str) -> list[dict]:
+    """The queries of a file of JSON lines."""
+    from storage.prompts import read_prompts
+
+    return [
+        {"prompt": p.prompt, "completion": p.completion, "query_id": p.query_id, "metadata": json.loads(p.metadata)}
+        for p in read_prompts(path)
+    ]
+
+
+def model_words(name: str | None, revision: str | None) -> dict | None:
+    """A model and its revision; none: a new one."""
+    return None if name is None else {"name": name, "revision": revision}
 
 
 def shape_words(layers: int, width: int, heads: int, context: int, vocabulary: int) -> dict:

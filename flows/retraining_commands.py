@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +27,8 @@ from flows.options import (
     VocabularyOption,
     WidthOption,
     corpus_words,
+    model_words,
+    query_words,
     shape_words,
 )
 
@@ -81,18 +82,13 @@ def lds(
     """Do influences predict what retraining does? LDS and loss rises: a table, a page, rows in `evaluations`."""
     from flows.lds import METHODS, LdsParameters
     from flows.lds import lds as lds_flow
-    from storage.prompts import read_prompts
     from tasks.retraining_page import describe, lds_table, notes, statements, sweep_table, write_retraining_page
 
     parameters = LdsParameters.model_validate(
         {
             "store": store,
-            "queries": [
-                {"prompt": p.prompt, "completion": p.completion, "query_id": p.query_id,
-                 "metadata": json.loads(p.metadata)}
-                for p in read_prompts(queries)
-            ],
-            "model": None if model is None else {"name": model, "revision": revision},
+            "queries": query_words(queries),
+            "model": model_words(model, revision),
             "shape": shape_words(layers, width, heads, context, vocabulary),
             "trainings": trainings,
             "corpus": corpus_words(corpus or [], sequence_length, packing, bad_documents),
@@ -163,7 +159,7 @@ def mislabelled_text(
         {
             "inputs": corpus,
             "directory": directory,
-            "model": None if model is None else {"name": model, "revision": revision},
+            "model": model_words(model, revision),
             "shape": shape_words(layers, width, heads, context, vocabulary),
             "swap": {"share": share, "answer": answer, "within": within},
             "cut": {"sequence_length": sequence_length, "packing": packing, "bad_documents": bad_documents},

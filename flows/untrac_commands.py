@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +27,8 @@ from flows.options import (
     VocabularyOption,
     WidthOption,
     corpus_words,
+    model_words,
+    query_words,
     shape_words,
 )
 from flows.retraining_commands import EpochsOption, RateOption, StartOption, StepOption
@@ -79,18 +80,13 @@ def untrac(
     """Whole datasets: does unlearning (UnTrac) or summed influence foretell what a model loses without one?"""
     from flows.untrac import METHODS, UntracParameters
     from flows.untrac import untrac as untrac_flow
-    from storage.prompts import read_prompts
     from tasks.untrac_page import NOTES, describe, notes, statements, tables, write_untrac_page
 
     parameters = UntracParameters.model_validate(
         {
             "store": store,
-            "queries": [
-                {"prompt": p.prompt, "completion": p.completion, "query_id": p.query_id,
-                 "metadata": json.loads(p.metadata)}
-                for p in read_prompts(queries)
-            ],
-            "model": None if model is None else {"name": model, "revision": revision},
+            "queries": query_words(queries),
+            "model": model_words(model, revision),
             "shape": shape_words(layers, width, heads, context, vocabulary),
             "trainings": trainings,
             "corpus": corpus_words(corpus or [], sequence_length, packing, bad_documents),
