@@ -156,7 +156,7 @@ def test_what_cannot_be_left_out_is_refused_before_anything_is_trained_and_a_ste
     with pytest.raises(InputError, match="at most as many as there are, 142, found 143"):  # 80 % of 178
         measure_responses(parameters(store, left_out=143))
     assert files(store) == {}
-    with pytest.raises(InfluenceError, match="LiSSA.*have grown.*Use a smaller one"):
+    with pytest.raises(InfluenceError, match="LiSSA.*found α = 50. Use"):
         measure_responses(parameters(store, methods=("lissa",), effort={"alpha": 50.0, "batch": 1000}))
 
 
