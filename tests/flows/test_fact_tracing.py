@@ -27,7 +27,7 @@ from tasks import texts
 from tasks.corpus import CutParameters
 from tasks.rankings import Rankings
 
-pytestmark = pytest.mark.usefixtures("prefect_db")
+pytestmark = [pytest.mark.usefixtures("prefect_db"), pytest.mark.slow]  # a model is taught the set first
 
 ANIMALS = ["otter", "heron", "badger", "lynx", "marten", "raven", "viper", "toad"]
 PLACES = ["harbour", "orchard", "quarry", "chapel", "meadow", "station", "market", "bridge"]
