@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from prefect import flow
@@ -15,7 +14,7 @@ from tasks.studies.memorization import study_memorization
 from tasks.studies.restrict import study_restrict
 from tasks.studies.scale import study_scale
 from tasks.studies.sparsity import study_sparsity
-from tasks.study_page import Page, write_study_page
+from tasks.study_page import Page, write_study
 
 Question = Literal["layers", "restrict", "sparsity", "memorization", "scale"]
 # Sequences of each query that a question is about.
@@ -32,6 +31,7 @@ class StudyParameters(BaseModel):
     run: str = Field("latest", min_length=1, description="a run's id, or latest; scale takes every model's latest")
     first: int | None = Field(None, ge=1, le=100_000, description="sequences of each query; none: as was published")
     output: str | None = Field(None, description="HTML page to write")
+    figures: str | None = Field(None, description="directory to write each figure to, as SVG one column wide")
 
 
 @flow(name="study", flow_run_name="{parameters.question} of {parameters.store}", validate_parameters=True, **EXPLAINED)
@@ -53,6 +53,5 @@ def study(parameters: StudyParameters, command: str = "") -> Page:
         page = study_scale(store, first, command)
     else:
         page = study_memorization(store, run, first, command)
-    if parameters.output is not None:
-        write_study_page(page, Path(parameters.output))
+    write_study(page, parameters.output, parameters.figures)
     return page

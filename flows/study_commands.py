@@ -19,40 +19,59 @@ study_app = typer.Typer(no_args_is_help=True, help="What influences say about a 
 RunOption = Annotated[str, typer.Option("--run", help="a run's id, or latest")]
 FirstOption = Annotated[int | None, typer.Option("--first", help="sequences of each query; default: as was published")]
 PageOption = Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write; default: by its name")]
+FiguresOption = Annotated[str | None, typer.Option("--figures", help="directory for each figure, SVG one column wide")]
 
 
 @study_app.command()
-def layers(store: StoreOption, run: RunOption = "latest", first: FirstOption = None, output: PageOption = None) -> None:
+def layers(
+    store: StoreOption,
+    run: RunOption = "latest",
+    first: FirstOption = None,
+    output: PageOption = None,
+    figures: FiguresOption = None,
+) -> None:
     """How influence is spread over the network's depth, sequence by sequence and by group of queries."""
-    _ask("layers", store, run, first, output)
+    _ask("layers", store, run, first, output, figures)
 
 
 @study_app.command()
 def restrict(
-    store: StoreOption, run: RunOption = "latest", first: FirstOption = None, output: PageOption = None
+    store: StoreOption,
+    run: RunOption = "latest",
+    first: FirstOption = None,
+    output: PageOption = None,
+    figures: FiguresOption = None,
 ) -> None:
     """The first sequences where only the lower, middle or upper layers count, and the words they share with queries."""
-    _ask("restrict", store, run, first, output)
+    _ask("restrict", store, run, first, output, figures)
 
 
 @study_app.command()
-def sparsity(store: StoreOption, run: RunOption = "latest", output: PageOption = None) -> None:
+def sparsity(
+    store: StoreOption, run: RunOption = "latest", output: PageOption = None, figures: FiguresOption = None
+) -> None:
     """Whether the largest influences follow a power law, and which share of all influence they hold."""
-    _ask("sparsity", store, run, None, output)
+    _ask("sparsity", store, run, None, output, figures)
 
 
 @study_app.command()
 def memorization(
-    store: StoreOption, run: RunOption = "latest", first: FirstOption = None, output: PageOption = None
+    store: StoreOption,
+    run: RunOption = "latest",
+    first: FirstOption = None,
+    output: PageOption = None,
+    figures: FiguresOption = None,
 ) -> None:
     """Where the sequences rank that quote a query: is what the model said a quotation?"""
-    _ask("memorization", store, run, first, output)
+    _ask("memorization", store, run, first, output, figures)
 
 
 @study_app.command()
-def scale(store: StoreOption, first: FirstOption = None, output: PageOption = None) -> None:
+def scale(
+    store: StoreOption, first: FirstOption = None, output: PageOption = None, figures: FiguresOption = None
+) -> None:
     """What the store's models find for the same queries, side by side, and the words they share, by model size."""
-    _ask("scale", store, "latest", first, output)
+    _ask("scale", store, "latest", first, output, figures)
 
 
 @study_app.command("word-order")
@@ -68,6 +87,7 @@ def word_order(
     precision: PrecisionOption = "auto",
     cluster: ClusterOption = "none",
     output: Annotated[str, typer.Option("--output", "-o", help="HTML page to write")] = "word-order.html",
+    figures: FiguresOption = None,
 ) -> None:
     """Whether a text that names the answer first teaches it less: made-up texts, scored like training sequences."""
     from flows.word_order import WordOrderParameters
@@ -83,18 +103,26 @@ def word_order(
             "compute": {"precision": precision},
             "cluster": cluster,
             "output": output,
+            "figures": figures,
         }
     )
     began = time.perf_counter()
     _show(flow(parameters, typed_command()), Path(output), began)
 
 
-def _ask(question: str, store: str, run: str, first: int | None, output: str | None) -> None:
+def _ask(question: str, store: str, run: str, first: int | None, output: str | None, figures: str | None) -> None:
     from flows.studies import StudyParameters, study
 
     path = Path(output or f"{question}.html")
     parameters = StudyParameters.model_validate(
-        {"store": store, "question": question, "run": run, "first": first, "output": str(path)}
+        {
+            "store": store,
+            "question": question,
+            "run": run,
+            "first": first,
+            "output": str(path),
+            "figures": figures,
+        }
     )
     began = time.perf_counter()
     _show(study(parameters, typed_command()), path, began)

@@ -22,7 +22,7 @@ from tasks.factors import FitParameters, fit_factors
 from tasks.metrics import CURVED, Damping, GradientMethod
 from tasks.probes import Probing, score_probes
 from tasks.studies.word_order import as_probes, study_word_order
-from tasks.study_page import Page, write_study_page
+from tasks.study_page import Page, write_study
 
 OURS = {"planted": planted_stimuli, "unknown": unknown_stimuli}  # facts that the demo's model knows, and others
 
@@ -45,6 +45,7 @@ class WordOrderParameters(BaseModel):
     compute: ComputeParameters = Field(default_factory=ComputeParameters)
     cluster: str = Field("none", description="auto, local, none, or tcp://host:port of a Dask scheduler")
     output: str | None = Field(None, description="HTML page to write")
+    figures: str | None = Field(None, description="directory to write each figure to, as SVG one column wide")
 
 
 @flow(name="word-order", flow_run_name="word order in {parameters.store}", validate_parameters=True, **EXPLAINED)
@@ -69,8 +70,7 @@ def word_order(parameters: WordOrderParameters, command: str = "") -> Page:
         model = find_checkpoint(asked.name, asked.revision)
         probings[name] = _probe(parameters, store, model, stimuli)
     page = study_word_order(store, probings, command)
-    if parameters.output is not None:
-        write_study_page(page, Path(parameters.output))
+    write_study(page, parameters.output, parameters.figures)
     return page
 
 

@@ -41,8 +41,8 @@ DARK = Theme(
 Draw = Callable[[Figure, Theme], None]
 
 
-def svg(draw: Draw, width: float, height: float, theme: Theme) -> bytes:
-    """One drawing, width and height in inches, on no ground."""
+def svg(draw: Draw, width: float, height: float, theme: Theme, ground: str = "none") -> bytes:
+    """One drawing, width and height in inches, on a ground of that colour."""
     style: dict[Any, Any] = {
         "font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "headwater", "axes.edgecolor": theme.line,
         "axes.labelcolor": theme.muted, "text.color": theme.ink, "xtick.color": theme.muted,
@@ -51,7 +51,7 @@ def svg(draw: Draw, width: float, height: float, theme: Theme) -> bytes:
     }  # fmt: skip
     with rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_alpha(0)
+        figure.set_facecolor(ground)
         draw(figure, theme)
         for axes in figure.axes:
             axes.patch.set_alpha(0)

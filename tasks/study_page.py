@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from storage.pages import presentable, render, source, write_page
 from tasks.evaluation.ranking import Estimate
 from tasks.fact_plots import DARK, LIGHT, WIDTH, Draw, Theme, svg
 from tasks.fact_tables import Cell, Row, Table, figure
+
+COLUMN = 3.4  # inches: one column of a paper
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,30 @@ class Page:
     blocks: tuple[Block, ...]
     origin: tuple[tuple[str, str], ...]
     commands: tuple[str, ...]
+
+
+def write_study(page: Page, output: str | None, figures: str | None) -> None:
+    """Write a page, and a directory of its figures, where they are asked for."""
+    if output is not None:
+        write_study_page(page, Path(output))
+    if figures is not None:
+        write_figures(page, Path(figures))
+
+
+def write_figures(page: Page, directory: Path) -> list[Path]:
+    """Write each figure of a page as an SVG one column wide, for a paper, named by study and section."""
+    return [
+        write_page(
+            directory / f"{_slug(page.of)}-{_slug(block.title)}.svg",
+            svg(block.draw, COLUMN, block.height, LIGHT, LIGHT.on_colour).decode(),
+        )
+        for block in page.blocks
+        if block.draw is not None
+    ]
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def write_study_page(page: Page, output: Path) -> Path:

@@ -60,7 +60,8 @@ def _overlap(asked: Asked, k: int, overlaps: dict[str, Estimate], alone: dict[st
         for place, (region, e) in enumerate(overlaps.items()):
             axes.bar(place, e.value, width=0.6, color=theme.colours[5 if region == "all" else 0], alpha=0.8)
             axes.plot([place, place], [e.ci_low, e.ci_high], color=theme.ink, lw=1.4)
-        axes.set_xticks(range(len(overlaps)), [f"{region} layers" for region in overlaps])
+        axes.set_xticks(range(len(overlaps)), list(overlaps))
+        axes.set_xlabel("layers that count")
         axes.set_ylabel("share of the query’s words")
         axes.grid(axis="x", visible=False)
 

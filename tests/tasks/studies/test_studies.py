@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 import tiny_runs
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from storage.catalog import run_user_sql
 from storage.errors import InputError
@@ -13,12 +17,13 @@ from storage.prompts import make_prompt, register_prompts
 from storage.schemas import SCHEMAS
 from storage.store import create_store
 from storage.tables import write_part
+from tasks.fact_plots import LIGHT
 from tasks.studies.layers import study_layers
 from tasks.studies.memorization import study_memorization
 from tasks.studies.restrict import study_restrict
 from tasks.studies.scale import study_scale
 from tasks.studies.sparsity import study_sparsity
-from tasks.study_page import write_study_page
+from tasks.study_page import COLUMN, write_study, write_study_page
 
 RUN = "run-1"
 TEXTS = {
@@ -151,6 +156,34 @@ def test_a_page_shows_markup_as_text_and_the_sql_that_gives_its_figures(store, t
     assert "restricted_influences(run := &#39;run-1&#39;, k := 4)" in html
     for block in page.blocks:
         assert ask(store, block.statement)
+
+
+@pytest.mark.parametrize("study", [study_layers, study_restrict])
+def test_the_names_along_a_figures_axes_stand_apart_in_one_column_of_a_paper(store, study):
+    for block in study(store, RUN, 4, "").blocks:
+        if block.draw is None:
+            continue
+        figure = Figure(figsize=(COLUMN, block.height), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        block.draw(figure, LIGHT)
+        canvas.draw()
+        for axes in figure.axes:
+            boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes)), block.title
+
+
+def test_figures_are_written_as_drawings_one_column_wide_on_white(store, tmp_path):
+    write_study(study_layers(store, RUN, 4, ""), None, str(tmp_path / "figures"))
+    found = {path.name: ElementTree.parse(path).getroot() for path in (tmp_path / "figures").iterdir()}
+    assert sorted(found) == [
+        "layers-all-queries.svg",
+        "layers-by-group-of-queries.svg",
+        "layers-sequence-by-sequence.svg",
+    ]
+    for root in found.values():
+        assert root.get("width") == f"{COLUMN * 72:g}pt"
+        assert not list(root.iter("{http://www.w3.org/2000/svg}image"))  # shapes alone: no picture of pixels
+        assert "fill: #ffffff" in ElementTree.tostring(root, encoding="unicode")
 
 
 def test_a_run_that_splits_nothing_by_layer_is_refused(store):
