@@ -135,5 +135,7 @@ def heat_map(
         bar = canvas.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
         bar.set_label(unit)
         bar.outline.set_visible(False)
+        assert bar.solids is not None
+        bar.solids.set_rasterized(False)  # matplotlib would draw its many steps as a picture of pixels
 
     return draw
