@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from storage.catalog import run_user_sql
+from storage.database import rows, session
 from storage.errors import InputError
 from storage.prompts import make_prompt, register_prompts
 from storage.schemas import SCHEMAS
@@ -214,3 +215,11 @@ def test_models_are_set_side_by_side_by_size_and_share_what_both_put_first(store
     assert table["large, 9,000 parameters"] == [".643", ".500"]
     assert [row.cells[2].value for row in page.blocks[1].table.rows] == ["2", "2", "0", "3"]
     assert ask(store, page.blocks[0].statement)
+
+
+def test_of_a_models_runs_the_one_that_was_asked_what_all_models_were_is_compared(store):
+    tiny_runs.write_run(store, "run-2", day=1, model="models/large", model_fingerprint="m2")
+    tiny_runs.write_run(store, "run-3", day=2)  # the small model again, later, asked something else
+    write(store, "run_queries", "run-3", run_id=["run-3"], query_id=["q9"])
+    with session(store) as connection:
+        assert {row["run_id"] for row in rows(connection, "studies/models")} == {RUN, "run-2"}
