@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.cluster import open_workers
 from flows.outcome import EXPLAINED
-from storage.catalog import build_catalog
+from storage.catalog import ensure_catalog
 from storage.schemas import Terms
 from storage.sequences import corpus_parts
 from storage.store import open_store
@@ -19,5 +19,5 @@ def index_corpus(store: str, cluster: str = "auto", terms: Terms = "tokens") -> 
     place = open_store(store)
     with open_workers(cluster, len(corpus_parts(place))) as workers:
         built = build_index(place, workers, terms)
-    build_catalog(place)
+    ensure_catalog(place)
     return built

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.cluster import open_workers
 from flows.outcome import EXPLAINED
 from flows.parameters import IngestParameters
-from storage.catalog import build_catalog
+from storage.catalog import ensure_catalog
 from storage.checkpoints import find_checkpoint
 from storage.store import create_store
 from tasks.corpus import count_parts, ingest
@@ -22,5 +22,5 @@ def ingest_corpus(parameters: IngestParameters) -> int:
     with open_workers(parameters.cluster, count_parts(store, parameters.corpus)) as workers:
         parts = ingest(store, model, parameters.corpus, workers)
         build_index(store, workers)
-    build_catalog(store)
+    ensure_catalog(store)
     return sum(part.n_sequences for part in parts)

@@ -10,7 +10,7 @@ from prefect import flow
 from flows.cluster import open_workers
 from flows.outcome import EXPLAINED
 from flows.parameters import RefreshParameters
-from storage.catalog import build_catalog
+from storage.catalog import ensure_catalog
 from storage.checkpoints import find_checkpoint
 from storage.errors import InputError
 from storage.sequences import current_parts
@@ -43,7 +43,7 @@ def refresh_corpus(parameters: RefreshParameters) -> int:
         parts = current_parts(store)
         if parts:
             build_index(store, workers, parameters.terms)
-    build_catalog(store)
+    ensure_catalog(store)
     log.info("the corpus has %d parts, %d sequences", len(parts), sum(part.n_sequences for part in parts))
     if refused:
         raise InputError(

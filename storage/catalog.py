@@ -6,13 +6,10 @@ locks out every reader, and it is built again when the store was moved or headwa
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import duckdb
 
 from storage import digests
-from storage.database import catalog_statements, configure, installed_relations, reading, write_relations
+from storage.database import catalog_statements, configure, quoted, reading, write_relations
 from storage.errors import InputError
 from storage.readonly import require_reading
 from storage.schemas import SCHEMA_VERSION
@@ -23,10 +20,7 @@ from storage.store import Store, read_json, replacing, write_json
 def build_catalog(store: Store) -> None:
     """Write the catalog anew and swap it in; readers that have the old one open go on undisturbed."""
     with replacing(store, store.catalog) as path:
-        if isinstance(store.root, Path):
-            write_relations(store, path)
-        else:
-            shutil.copyfile(installed_relations(store), path)
+        write_relations(store, path)
     write_json(store.root / "catalog.json", _description(store))
 
 
@@ -76,5 +70,5 @@ def _description(store: Store) -> dict:
     return {
         "root": str(store.root),
         "schema": SCHEMA_VERSION,
-        "sql": digests.digest_of(catalog_statements(store)),
+        "sql": digests.digest_of(catalog_statements(quoted(str(store.root)))),
     }

@@ -8,7 +8,6 @@ SQL stands in sql/**.sql and names relations, never files.
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -19,15 +18,16 @@ from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from storage.digests import digest_of
 from storage.errors import StoreError
-from storage.homes import HOMES_VIEW, HOUSED, OWN, home_of, merged_file, relation_views
+from storage.homes import HOMES_VIEW, HOUSED, OWN, home_of, merged_file, relation_views, stored_view
 from storage.places import Place, publish
 from storage.schemas import RUN_RELATIONS, SCHEMAS
-from storage.scratch import SESSIONS, SPILL, scratch
+from storage.scratch import SESSIONS, SPILL, scratch, temporary_directory
 from storage.settings import settings
-from storage.store import Store, explain_write
+from storage.store import Store, empty_relations, explain_write
 from storage.tables import ROW_GROUP
 
 T = TypeVar("T")
@@ -53,35 +53,35 @@ def configure(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     connection.execute(f"set memory_limit = '{settings().memory_limit_gib:.2f}GiB'")
     root = store.root
     spill = root / "work" / "spill" if isinstance(root, Path) else scratch(SPILL)
-    connection.execute(f"set temp_directory = {_quoted(str(spill))}")
+    connection.execute(f"set temp_directory = {quoted(str(spill))}")
     if not isinstance(root, Path):
         connection.register_filesystem(root.fs)  # DuckDB's own needs an extension to be downloaded
 
 
-def install_relations(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Create `stored.*`, the views and the macros in an open connection."""
-    connection.execute("create schema if not exists stored")
-    for text in catalog_statements(store):
-        reading(partial(connection.execute, text))
-
-
-def catalog_statements(store: Store) -> list[str]:
-    """Every statement that makes the views and macros of a store, in order."""
+def catalog_statements(root: str) -> list[str]:
+    """Every statement that makes the views and macros of a store, in order; `root` is SQL that says where it is."""
     plain = [relation for relation in SCHEMAS if relation not in HOUSED]
-    views = [f"create or replace view stored.{r} as select * from {_read(store.relation(r) / '**')}" for r in plain]
-    views.append(HOMES_VIEW)
-    for relation in ("runs", *RUN_RELATIONS):
-        folder = store.relation(relation)
-        views += relation_views(relation, _read(folder), _read(folder / "merged"))
-    views += [f"create or replace view {r} as select * from stored.{r}" for r in plain if r not in {"terms", "words"}]
+    views = [f"create or replace view {r} as select * from stored.{r}" for r in plain if r not in {"terms", "words"}]
+    housed = chain.from_iterable(map(relation_views, ("runs", *RUN_RELATIONS)))
     # A macro is bound when it is made: what others are written with, or read, comes before them.
     folders = ("functions", "relations", "macros")
-    return [*views, *map(statement, chain.from_iterable(map(statement_names, folders)))]
+    texts = map(statement, chain.from_iterable(map(statement_names, folders)))
+    return ["create schema if not exists stored", *stored_views(root), HOMES_VIEW, *housed, *views, *texts]
 
 
-def _read(folder: Place) -> str:
-    # A glob relative to the reader's working directory would break; the catalog is rebuilt when a store moves.
-    return f"read_parquet({_quoted(str(folder / '*.parquet'))}, hive_partitioning=false)"
+def stored_views(root: str) -> list[str]:
+    """The statements that make `stored.*`: they alone say where the store is."""
+    return [
+        stored_view(relation, _read(root, relation), _read(root, relation, "merged"))
+        if relation in HOUSED
+        else f"create or replace view stored.{relation} as select * from {_read(root, relation, '**')}"
+        for relation in SCHEMAS
+    ]
+
+
+def _read(root: str, *names: str) -> str:
+    pattern = "/".join(("", "tables", *names, "*.parquet"))
+    return f"read_parquet({root} || {quoted(pattern)}, hive_partitioning=false)"
 
 
 @contextmanager
@@ -97,46 +97,51 @@ def open_connection(store: Store, path: Path | None = None) -> Iterator[duckdb.D
         connection.close()
 
 
-def write_relations(store: Store, path: Path) -> None:
-    """Make a DuckDB file that knows the store's relations and macros and holds no data."""
-    try:
-        with open_connection(store, path) as connection:
-            install_relations(connection, store)
-    finally:  # where the disk is full, DuckDB leaves its log beside the file
-        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
-
-
 @contextmanager
 def session(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that knows the store's relations and macros; one per thread or job."""
-    if isinstance(store.root, Path):
-        with open_connection(store) as connection:
-            install_relations(connection, store)
-            yield connection
-        return
-    private = scratch(SESSIONS) / f"{uuid.uuid4().hex}.duckdb"
-    try:
-        shutil.copyfile(installed_relations(store), private)
-        with open_connection(store, private) as connection:
-            yield connection
-    finally:
-        private.unlink(missing_ok=True)
+    with open_connection(store) as connection:
+        connection.execute(f"attach {quoted(str(installed_relations()))} as relations (read_only)")
+        connection.execute("use relations")
+        connection.execute("set variable store = $root", {"root": str(store.root)})
+        yield connection
 
 
-def installed_relations(store: Store) -> Path:
-    """A file with the relations and macros of a store in an object store.
+def installed_relations() -> Path:
+    """A file with the views and macros of whichever store the variable `store` of a connection names.
 
-    To make a view DuckDB opens a file that it names, some hundred requests for all of them: once per machine will do.
+    What is created DuckDB binds, and for that it opens files of every relation that is named, again and again: a sixth
+    of a second on a disk, some hundred requests to an object store. Once per machine will do, over a store of no rows.
     """
-    final = scratch(SESSIONS) / f"views-{digest_of(catalog_statements(store))[:16]}.duckdb"
+    statements = catalog_statements("getvariable('store')")
+    columns = {str(path): schema.to_string() for path, schema in empty_relations(Store(Path())).items()}
+    final = scratch(SESSIONS) / f"views-{digest_of([duckdb.__version__, columns, statements])[:16]}.duckdb"
     if not final.exists():
-        path = final.with_name(f"{uuid.uuid4().hex}.duckdb")
-        try:
-            write_relations(store, path)
-            publish(path, final)
-        finally:
-            path.unlink(missing_ok=True)
+        with explain_write(final), temporary_directory(SESSIONS) as folder:
+            empty = Store(folder)
+            for path, schema in empty_relations(empty).items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(schema.empty_table(), path)
+            install(empty, folder / final.name, statements)
+            publish(folder / final.name, final)
     return final
+
+
+def write_relations(store: Store, path: Path) -> None:
+    """Make a DuckDB file that knows the store's relations and macros and holds no data."""
+    shutil.copyfile(installed_relations(), path)
+    install(store, path, stored_views(quoted(str(store.root))))
+
+
+def install(store: Store, path: Path, statements: list[str]) -> None:
+    """Run the statements that make views and macros in a DuckDB file."""
+    try:
+        with open_connection(store, path) as connection:
+            connection.execute("set variable store = $root", {"root": str(store.root)})
+            for text in statements:
+                reading(partial(connection.execute, text))
+    finally:  # where the disk is full, DuckDB leaves its log beside the file
+        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
 
 
 def query(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: Any) -> pa.Table:
@@ -182,7 +187,7 @@ def rows(connection: duckdb.DuckDBPyConnection, name: str, /, **parameters: Any)
     return query(connection, name, **parameters).to_pylist()
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -204,9 +209,9 @@ def part_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, re
     """Let SQL name the rows of one part of a relation `view`."""
     home = home_of(store, names[0]) if relation in HOUSED else OWN
     if home > OWN:
-        source = f"read_parquet([{_quoted(str(merged_file(store, relation, home)))}])"
-        mine = f"select {', '.join(SCHEMAS[relation].names)} from {source} where run_id = {_quoted(names[0])}"
-        connection.execute(f"create or replace view {view} as {mine}")
+        source = f"read_parquet([{quoted(str(merged_file(store, relation, home)))}])"
+        mine = f"select {', '.join(SCHEMAS[relation].names)} from {source} where run_id = {quoted(names[0])}"
+        connection.execute(f"create or replace temp view {view} as {mine}")
     else:
         files_view(connection, view, [store.file(relation, *names)])
 
@@ -218,12 +223,12 @@ def parts_view(connection: duckdb.DuckDBPyConnection, store: Store, view: str, r
 
 def keys_view(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Place], key: str) -> None:
     """Let SQL name the rows of some files `view`, by file and by `key`, an expression of ours over their columns."""
-    files = ", ".join(_quoted(str(path)) for path in paths)
+    files = ", ".join(quoted(str(path)) for path in paths)
     source = f"read_parquet([{files}], filename = true)"
-    connection.execute(f"create or replace view {view} as select filename as file, {key} as key from {source}")
+    connection.execute(f"create or replace temp view {view} as select filename as file, {key} as key from {source}")
 
 
 def files_view(connection: duckdb.DuckDBPyConnection, view: str, paths: list[Place]) -> None:
     """Let SQL name the rows of some files of one relation `view`."""
-    files = ", ".join(_quoted(str(path)) for path in paths)
-    connection.execute(f"create or replace view {view} as select * from read_parquet([{files}])")
+    files = ", ".join(quoted(str(path)) for path in paths)
+    connection.execute(f"create or replace temp view {view} as select * from read_parquet([{files}])")

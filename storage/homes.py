@@ -96,26 +96,28 @@ HOMES_VIEW = """create or replace view stored.homes as
 select run_id, home from stored.merges qualify number = max(number) over ()"""
 
 
-def relation_views(relation: str, read: str, read_merged: str) -> list[str]:
-    """The views of a housed relation: `stored.<relation>`, every row with its home, and `<relation>`, rows to be read.
+def stored_view(relation: str, read: str, read_merged: str) -> str:
+    """The view `stored.<relation>` of a housed relation: every row with its home.
 
     `read` and `read_merged` are the table functions over a relation's own and merged files.
     """
-    # Stars, because DuckDB takes a column that a view names for the parameter of that name of a macro around it.
-    views = [
+    return (
         f"create or replace view stored.{relation} as select *, 0::bigint as home from {read} "
         f"union all by name select * from {read_merged}"
-    ]
+    )
+
+
+def relation_views(relation: str) -> list[str]:
+    """The view `<relation>` of a housed relation, rows to be read, and for `runs` what the others are made with."""
+    # Stars, because DuckDB takes a column that a view names for the parameter of that name of a macro around it.
     if relation == "runs":
-        views += [
+        return [
             "create or replace view stored.complete_runs as "
             "select r.* from stored.homes h right join stored.runs r on h.run_id = r.run_id "
             f"where r.home = coalesce(h.home, {OWN})",
             "create or replace view runs as select * exclude (home) from stored.complete_runs",
         ]
-    else:
-        views.append(
-            f"create or replace view {relation} as select r.* exclude (home) from stored.complete_runs c "
-            f"join stored.{relation} r on r.run_id = c.run_id and r.home = c.home"
-        )
-    return views
+    return [
+        f"create or replace view {relation} as select r.* exclude (home) from stored.complete_runs c "
+        f"join stored.{relation} r on r.run_id = c.run_id and r.home = c.home"
+    ]

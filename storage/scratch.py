@@ -2,7 +2,7 @@
 
 <scratch>/copies/     downloads, kept for the next reader, HEADWATER_SCRATCH_GIB at most
 <scratch>/uploads/    files that are being written
-<scratch>/sessions/   DuckDB files of views and macros, one for a store and one for each session
+<scratch>/sessions/   a DuckDB file of views and macros, which every session attaches
 <scratch>/spill/      what DuckDB holds no room for in memory
 <scratch>/locks/      locks of stores that have no directory for them
 <scratch>/retraining/ what a training that keeps no checkpoint must have a place for
@@ -37,7 +37,15 @@ def scratch(*names: str) -> Path:
     if given is None:
         _own(path)
     for folder in (path, *(path.joinpath(*names[: k + 1]) for k in range(len(names)))):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StoreError(
+                f"scratch directory {folder}",
+                expected="that it can be made",
+                found=error.strerror,
+                remedy="Change what is in its way, or name another place: HEADWATER_SCRATCH.",
+            ) from error
     return path.joinpath(*names)
 
 

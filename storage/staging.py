@@ -95,7 +95,7 @@ def view_staged(connection: duckdb.DuckDBPyConnection, store: Store, key: str, r
     with replacing(store, schema) as path:
         pq.write_table(_schema(relation).empty_table(), path)
     glob = str(schema.parent / "*.parquet").replace("'", "''")
-    connection.execute(f"create or replace view staged_{relation} as select * from read_parquet('{glob}')")
+    connection.execute(f"create or replace temp view staged_{relation} as select * from read_parquet('{glob}')")
 
 
 def staged_tensors_path(store: Store, key: str, name: str) -> Place:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InputError, StoreError
@@ -129,14 +130,17 @@ def open_store(path: str | Place) -> Store:
 
 
 def _write_empty_relations(store: Store) -> None:
-    # A DuckDB view over a glob needs one matching file; a file without rows keeps the columns known.
-    empty = {store.relation(relation): schema for relation, schema in SCHEMAS.items()}
-    empty |= {store.relation(relation) / "merged": merged_schema(relation) for relation in (*RUN_RELATIONS, "runs")}
-    for folder, schema in empty.items():
-        final = folder / "schema.parquet"
+    for final, schema in empty_relations(store).items():
         if not final.exists():
             with replacing(store, final) as path:
                 pq.write_table(schema.empty_table(), path)
+
+
+def empty_relations(store: Store) -> dict[Place, pa.Schema]:
+    """The columns of the file without rows that every relation has: a DuckDB view over a glob needs one file."""
+    folders = {store.relation(relation): schema for relation, schema in SCHEMAS.items()}
+    folders |= {store.relation(relation) / "merged": merged_schema(relation) for relation in (*RUN_RELATIONS, "runs")}
+    return {folder / "schema.parquet": schema for folder, schema in folders.items()}
 
 
 @contextmanager

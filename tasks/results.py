@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from storage.catalog import build_catalog
+from storage.catalog import ensure_catalog
 from storage.checkpoints import empty_model
 from storage.clock import store_time
 from storage.database import part_view, rows, session, statement, statement_names, stream
@@ -103,7 +103,7 @@ def check_run(connection, store: Store, run_id: str, method: str) -> None:
 def complete_run(scoring: Scoring, facts: RunFacts, stages: dict[str, dict[str, float]], device: str) -> None:
     """Swap in a fresh catalog and write the run's row, which makes its rows visible; `device` passed the model."""
     store, run_id = scoring.store, scoring.run_id
-    build_catalog(store)
+    ensure_catalog(store)
     if not has_part(store, "runs", run_id):
         row = {
             "run_id": run_id,

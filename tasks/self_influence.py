@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from storage.catalog import build_catalog
+from storage.catalog import ensure_catalog
 from storage.checkpoints import load_model
 from storage.locks import locked
 from storage.sequences import corpus_parts, read_tokens
@@ -51,7 +51,7 @@ def measure_self_influences(curvature: Curvature, workers: Workers) -> int:
             jobs.append(SelfJob(curvature, f"{part.name}-{start}", ids))
     with locked(curvature.store, f"selves-{curvature.factors_id}"):
         measured = fan_out(workers.model, measure_block, jobs, "self-influences", workers.model_resources)
-    build_catalog(curvature.store)
+    ensure_catalog(curvature.store)
     return sum(measured)
 
 

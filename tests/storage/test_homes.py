@@ -39,9 +39,8 @@ def store(tmp_path):
 def test_a_view_lists_the_changes_before_any_file_that_they_point_to(store, relation):
     connection = duckdb.connect()
     connection.register_filesystem(Listing())
-    connection.execute("create schema stored")
-    for text in catalog_statements(store):
-        connection.execute(text.replace(f"'{store.root}", f"'watched://{store.root}"))
+    for text in catalog_statements(f"'watched://{store.root}'"):
+        connection.execute(text)
     Listing.listed.clear()
     connection.execute(f"select count(*) from {relation}").fetchall()
     names = [path.removeprefix(f"watched://{store.root}/tables/").split("/")[0] for path in Listing.listed]
