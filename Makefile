@@ -12,6 +12,9 @@ FOLDER ?= demo/corpus
 EVALUATED ?= evaluated
 SMALL := --seeds 3 --left-out 24 --tests 48
 
+# Files of tests are shared out among so many processes: `make test WORKERS=0` runs them one after another in one.
+WORKERS ?= 2
+
 .PHONY: demo up evaluate-small evaluate-language test test-e2e test-slow lint types clean
 
 demo: $(VENV)/.installed
@@ -44,7 +47,7 @@ evaluate-language: $(VENV)/.installed
 		--solver-sequences 128 --iterations 10 --dampings 1,10 --swept ekfac,cg -o $(EVALUATED)/lds.html
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow and not e2e"
+	$(BIN)/python -m pytest -m "not slow and not e2e" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-e2e: $(VENV)/.installed
 	$(BIN)/python -m pytest -m e2e

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of `make test` share the cores, so none has threads of its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import storage  # noqa: F401  # sets the environment before worlds imports torch
 
