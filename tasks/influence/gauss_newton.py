@@ -18,20 +18,19 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jvp, vjp
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import grad, jvp, vjp
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from tasks.influence.batches import Batch
 from tasks.influence.modules import TrackedModule
 from tasks.influence.vectors import Vectors
+from tasks.influence.weights import Weights, logits_under, weights_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Given = TypeVar("Given")
-Weights = dict[str, Tensor]
 
 
 def softmax_curvature(outputs: Float[Tensor, "n v"], tangents: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
@@ -94,33 +93,16 @@ def language_model_curvature(
     model: PreTrainedModel, modules: Sequence[TrackedModule], batches: Callable[[], Iterable[Batch]], n_sequences: int
 ) -> Curvature[Batch]:
     """The curvature of a causal model's mean loss in the weights of its tracked modules, bias as the last column."""
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
-    weights = {module.name: _matrix(parameters, module) for module in modules}
+    weights = weights_of(model, modules)
 
     def outputs(weights: Weights, batch: Batch) -> Tensor:
-        swapped: Weights = {}
-        for module in modules:
-            matrix = weights[module.name]
-            weight = matrix[:, :-1] if module.bias else matrix
-            swapped[f"{module.name}.weight"] = weight.T if module.kind == "Conv1D" else weight
-            if module.bias:
-                swapped[f"{module.name}.bias"] = matrix[:, -1]
-        # The fused kernels of attention know no derivative of a derivative, nor one carried forward.
-        with sdpa_kernel(SDPBackend.MATH):
-            given = {**batch.model_inputs, "use_cache": False}
-            logits = functional_call(model, swapped, (), given, tie_weights=True).logits
+        logits = logits_under(model, modules, weights, batch.model_inputs)
         return logits.flatten(0, 1)[batch.scored.flatten()]
 
     def loss(outputs: Tensor, batch: Batch) -> Tensor:
         return cross_entropy(outputs, batch.next_tokens[batch.scored], reduction="sum")
 
     return Curvature(weights, outputs, softmax_curvature, loss, batches, n_sequences)
-
-
-def _matrix(parameters: Weights, module: TrackedModule) -> Float[Tensor, "o i"]:
-    weight = parameters[f"{module.name}.weight"]
-    weight = weight.T if module.kind == "Conv1D" else weight
-    return torch.cat([weight, parameters[f"{module.name}.bias"][:, None]], dim=1) if module.bias else weight
 
 
 def _count(vectors: Vectors) -> int:
