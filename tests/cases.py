@@ -115,9 +115,16 @@ class Toy(nn.Module):
         """What stands between embeddings and head."""
         return h
 
-    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The look-up of tokens, under the name that Hugging Face models have for it."""
+        return self.embed
+
+    def forward(
+        self, input_ids: Tensor | None = None, use_cache: bool = False, inputs_embeds: Tensor | None = None
+    ) -> SimpleNamespace:
         """Logits in the attribute where Hugging Face models have them."""
-        return SimpleNamespace(logits=self.head(self.body(self.embed(input_ids))))
+        vectors = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        return SimpleNamespace(logits=self.head(self.body(vectors)))
 
 
 def past_mean(h: Tensor) -> Tensor:
