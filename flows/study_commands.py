@@ -1,4 +1,4 @@
-"""Studies on the command line: headwater study layers, restrict, sparsity, memorization, word-order."""
+"""Studies on the command line: headwater study layers, restrict, sparsity, memorization, scale, word-order, tokens."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from flows.console import StoreOption, make_console, print_estimates, say_page, typed_command
-from flows.options import ClusterOption, DampingOption, FitOption, ModulesOption, PrecisionOption
+from flows.console import StoreOption, listed, make_console, print_estimates, say_page, typed_command
+from flows.options import (
+    ClusterOption,
+    DampingOption,
+    FitOption,
+    ModulesOption,
+    PrecisionOption,
+    RevisionOption,
+    model_words,
+)
 
 if TYPE_CHECKING:
     from tasks.study_page import Page
@@ -101,6 +109,44 @@ def word_order(
             "damping": {"relative": damping},
             "fit": {"modules": modules, "sequences": fit_sequences},
             "compute": {"precision": precision},
+            "cluster": cluster,
+            "output": output,
+            "figures": figures,
+        }
+    )
+    began = time.perf_counter()
+    _show(flow(parameters, typed_command()), Path(output), began)
+
+
+@study_app.command()
+def tokens(
+    store: StoreOption,
+    run: RunOption = "latest",
+    query: Annotated[list[str] | None, typer.Option("--query", help="a query of the run; may repeat")] = None,
+    most: Annotated[int, typer.Option(help="queries of the run, where none is named", min=1)] = 8,
+    first: Annotated[int, typer.Option(help="exactly scored sequences of each query", min=1)] = 5,
+    rises: Annotated[
+        str, typer.Option(help="steps beside the limit: nats that the query's log-probability rises by")
+    ] = ".01,.1,1",
+    model: Annotated[str | None, typer.Option(help="where the run's model lies, if not where it lay then")] = None,
+    revision: RevisionOption = None,
+    cluster: ClusterOption = "none",
+    output: Annotated[str, typer.Option("--output", "-o", help="HTML page to write")] = "tokens.html",
+    figures: FiguresOption = None,
+) -> None:
+    """Which tokens carry a sequence's influence: three colourings of the same text, and how far they agree."""
+    from flows.tokens import TokenStudyParameters
+    from flows.tokens import tokens as flow
+
+    parameters = TokenStudyParameters.model_validate(
+        {
+            "store": store,
+            "run": run,
+            "model": model_words(model, revision),
+            "queries": query or (),
+            "most": most,
+            "first": first,
+            "rises": listed(rises),
             "cluster": cluster,
             "output": output,
             "figures": figures,

@@ -132,6 +132,7 @@ def delete_runs(store: Store, run_ids: list[str], grace: timedelta = GRACE) -> i
             for run_id in run_ids:
                 for relation in AFTERTHOUGHTS:
                     store.file(relation, run_id).unlink(missing_ok=True)
+                    remove_tree(store.relation(relation) / safe_name(run_id))
                 discard(store, run_id)
             return remove_superseded(store, grace)
 

@@ -222,6 +222,18 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("probability_after", pa.float64()),
         ("log_probability_change", pa.float64()),
     ),
+    # one row per (run, query, sequence, step, position): how the token there answers when the weights move by alpha
+    # towards the query, whose log p rises by `rise` nats to first order; rise 0 is the limit. Influences are in
+    # nats for an alpha of 1; nothing predicts the token at position 0
+    "token_responses": _schema(
+        *_RUN,
+        ("rise", pa.float64()),
+        ("alpha", pa.float64()),
+        ("position", pa.int32()),
+        ("token_id", pa.int32()),
+        ("input_influence", pa.float64()),
+        ("output_influence", pa.float64()),
+    ),
     # one row per (run, query, law): a law fitted to the largest influences on a query; likelihoods in nats
     "tail_fits": _schema(
         ("run_id", pa.string()),
@@ -297,8 +309,8 @@ INDEXES: dict[Terms, tuple[str, ...]] = {
     "words": ("words", "word_postings", "word_lengths"),
 }
 
-# What is said of a run after it is complete, one file each, never merged.
-AFTERTHOUGHTS = ("evaluations", "query_outcomes", "tail_patches", "tail_fits")
+# What is said of a run after it is complete, a file each or one for each query, never merged.
+AFTERTHOUGHTS = ("evaluations", "query_outcomes", "tail_patches", "tail_fits", "token_responses")
 
 # Relations whose rows belong to one run: the views show them only once that run is in `runs`.
 _OTHERS = {"runs", "merges", "deleted_answers", *AFTERTHOUGHTS}

@@ -129,9 +129,9 @@ def _unreadable(path: Place, error: Exception) -> StoreError:
     )
 
 
-def made_from(store: Store, relation: str, name: str) -> str | None:
+def made_from(store: Store, relation: str, *names: str) -> str | None:
     """What a part that is never merged says it was made from; None where it depends on nothing but its name."""
-    path = store.file(relation, name)
+    path = store.file(relation, *names)
     try:
         source, filesystem = location(path)
         found = (pq.read_metadata(source, filesystem=filesystem).metadata or {}).get(MADE_FROM)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from storage.pages import presentable, render, source, write_page
+from tasks.coloured_text import ColouredText, coloured
 from tasks.evaluation.ranking import Estimate
 from tasks.fact_plots import DARK, LIGHT, WIDTH, Draw, Theme, svg
 from tasks.fact_tables import Cell, Row, Table, figure
@@ -21,8 +22,16 @@ COLUMN = 3.4  # inches: one column of a paper
 
 
 @dataclass(frozen=True)
+class Passage:
+    """One text in several colourings, one under another."""
+
+    title: str
+    texts: tuple[ColouredText, ...]
+
+
+@dataclass(frozen=True)
 class Block:
-    """One section: a figure, a table, or both, and what is to be known of them."""
+    """One section: a figure, a table, or both, or texts in colours, and what is to be known of them."""
 
     title: str
     table: Table | None = None
@@ -31,6 +40,7 @@ class Block:
     caption: str = ""
     notes: tuple[str, ...] = ()
     statement: str = ""  # the SQL that the figure and the table rest on
+    passages: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ def _slug(words: str) -> str:
 
 def write_study_page(page: Page, output: Path) -> Path:
     """Write one self-contained page."""
-    style = Markup("\n").join(map(source, ("report.css", "fact_tracing.css")))
+    style = Markup("\n").join(map(source, ("report.css", "fact_tracing.css", "tokens.css")))
     figures = {k: _picture(block) for k, block in enumerate(page.blocks) if block.draw is not None}
     values = presentable({"page": _shown(page)})
     return write_page(output, render("study.html.j2", values | {"figures": figures, "style": style}))
@@ -87,6 +97,7 @@ def _shown(page: Page) -> dict[str, Any]:
             "notes": b.notes,
             "statement": b.statement,
             "table": None if b.table is None else _plain(b.table),
+            "passages": [{"title": p.title, "texts": [coloured(text) for text in p.texts]} for p in b.passages],
         }
         for b in page.blocks
     ]
