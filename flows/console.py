@@ -39,14 +39,16 @@ def print_estimates(table: EstimateTable, console: Console) -> None:
     """A table of figures, those with an interval before it."""
     console.print()
     console.print(Text(table.title, style="bold"))
-    shown = make_table(table.axis, *(f">{name}" for name in table.columns))
+    shown = make_table(table.axis, *(f">{printable(name)}" for name in table.columns))
     for row in table.rows:
         cells = [
             Text("·") if cell is None
-            else Text.assemble((cell.value, "bold" if cell.best else ""), (f" {cell.interval}", "dim"), no_wrap=True)
+            else Text.assemble(
+                (printable(cell.value), "bold" if cell.best else ""), (f" {cell.interval}", "dim"), no_wrap=True
+            )
             for cell in row.cells
         ]  # fmt: skip
-        shown.add_row(Text(row.name, no_wrap=True), *cells)
+        shown.add_row(Text(printable(row.name), no_wrap=True), *cells)
     console.print(shown)
 
 

@@ -19,6 +19,7 @@ from flows.options import (
     RevisionOption,
     model_words,
 )
+from storage.text import printable
 
 if TYPE_CHECKING:
     from tasks.study_page import Page
@@ -177,10 +178,10 @@ def _ask(question: str, store: str, run: str, first: int | None, output: str | N
 def _show(page: Page, path: Path, began: float) -> None:
     console = make_console()
     console.print(Text(page.title, style="bold"))
-    console.print(page.lead, highlight=False, markup=False, soft_wrap=True)
+    console.print(Text(printable(page.lead)), soft_wrap=True)
     for block in page.blocks:
         if block.table is not None:
             print_estimates(block.table, console)
         for note in block.notes:
-            console.print(Text(note, style="dim"), soft_wrap=True)
+            console.print(Text(printable(note), style="dim"), soft_wrap=True)
     say_page(path, began)

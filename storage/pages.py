@@ -44,6 +44,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: _picture_of(match.group()), text)
 
 
+def unseen(text: str) -> bool:
+    """Whether text holds a character that does something and shows nothing."""
+    return _UNSEEN.search(text) is not None
+
+
 def _picture_of(character: str) -> str:
     code = ord(character)
     if character == "\n":

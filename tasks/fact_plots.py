@@ -13,8 +13,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from storage.pages import unseen
 from tasks.evaluation.ranking import Estimate
 
 WIDTH = 9.6  # inches: the page's column at 1 inch per 96 pixels or so
@@ -39,12 +41,19 @@ DARK = Theme(
     "#e4e8ea", "#97a3aa", "#2a3237", "#12171a", ("#7dbbdc", "#ff7a6c", "#3cc9bf", "#e0b04a", "#bd93df", "#97a3aa")
 )
 Draw = Callable[[Figure, Theme], None]
+FONT = "DejaVu Sans"
+
+
+def drawable(text: str, family: str = FONT) -> str:
+    """Text for a figure, with a box for each character that the font lacks; drawn as it is, it would warn of each."""
+    font = get_font(findfont(family))
+    return "".join(c if font.get_char_index(ord(c)) and not unseen(c) else "□" for c in text)
 
 
 def svg(draw: Draw, width: float, height: float, theme: Theme, ground: str = "none") -> bytes:
     """One drawing, width and height in inches, on a ground of that colour."""
     style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "headwater", "axes.edgecolor": theme.line,
+        "font.family": FONT, "font.size": 9, "svg.hashsalt": "headwater", "axes.edgecolor": theme.line,
         "axes.labelcolor": theme.muted, "text.color": theme.ink, "xtick.color": theme.muted,
         "ytick.color": theme.muted, "axes.grid": True, "grid.color": theme.line, "grid.linewidth": 0.7,
         "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0, "text.parse_math": False,
@@ -193,8 +202,8 @@ def grid(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], x_labe
                 column, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8.5,
                 color=theme.on_colour if depth > 0.6 else theme.ink,
             )  # fmt: skip
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), rows, color=theme.ink)
+        axes.set_xticks(range(len(columns)), list(map(drawable, columns)))
+        axes.set_yticks(range(len(rows)), list(map(drawable, rows)), color=theme.ink)
         axes.set_xlim(-0.55, len(columns) - 0.45)
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.grid(visible=False)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from storage.pages import presentable, render, source, write_page
 from tasks.coloured_text import ColouredText, coloured
 from tasks.evaluation.ranking import Estimate
-from tasks.fact_plots import DARK, LIGHT, WIDTH, Draw, Theme, svg
+from tasks.fact_plots import DARK, LIGHT, WIDTH, Draw, Theme, drawable, svg
 from tasks.fact_tables import Cell, Row, Table, figure
 
 COLUMN = 3.4  # inches: one column of a paper
@@ -151,7 +151,7 @@ def bars(found: dict[str, Estimate], label: str) -> Draw:
             axes.barh(place, e.value, height=0.55, color=theme.colours[0 if name != "random" else 5], alpha=0.75)
             axes.plot([e.ci_low, e.ci_high], [place, place], color=theme.ink, lw=1.4)
         axes.axvline(0, color=theme.muted, lw=0.8)
-        axes.set_yticks(range(len(found)), list(reversed(found)), color=theme.ink)
+        axes.set_yticks(range(len(found)), list(map(drawable, reversed(found))), color=theme.ink)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
 
@@ -164,7 +164,7 @@ def curves(found: dict[str, tuple[Sequence[float], Sequence[float]]], x_label: s
     def draw(canvas: Figure, theme: Theme) -> None:
         axes = canvas.subplots()
         for k, (name, (x, y)) in enumerate(found.items()):
-            axes.plot(x, y, color=theme.colours[k % len(theme.colours)], lw=1.8, label=name)
+            axes.plot(x, y, color=theme.colours[k % len(theme.colours)], lw=1.8, label=drawable(name))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(found) > 1:

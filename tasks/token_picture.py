@@ -8,8 +8,10 @@ from io import BytesIO
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 
+from tasks.fact_plots import drawable
+
+FONT = "DejaVu Sans Mono"
 COLUMNS, LINES, POINTS = 92, 9, 11
 RED, TEAL = (0.77, 0.20, 0.15), (0.0, 0.47, 0.45)
 
@@ -32,8 +34,8 @@ def token_picture(tokens: list[str], influences: np.ndarray) -> bytes:
             colour = (*(RED if influence > 0 else TEAL), 0.7 * alpha)
             axes.fill_between([column, column + _width(word)], top + 0.06, top + 0.94, color=colour, linewidth=0)
             axes.text(
-                column, top + 0.55, _drawable(word), va="center",
-                family="DejaVu Sans Mono", size=POINTS, parse_math=False,
+                column, top + 0.55, drawable(word, FONT), va="center",
+                family=FONT, size=POINTS, parse_math=False,
             )  # fmt: skip
     image = BytesIO()
     FigureCanvasAgg(figure).print_png(image)
@@ -54,9 +56,3 @@ def _places(tokens: list[str]) -> list[tuple[int, int]]:
 
 def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-
-
-def _drawable(text: str) -> str:
-    """Text with a box for each character that the font lacks; it would draw the same box, with a warning."""
-    font = get_font(findfont("DejaVu Sans Mono"))
-    return "".join(c if font.get_char_index(ord(c)) else "□" for c in text)

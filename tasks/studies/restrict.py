@@ -10,7 +10,7 @@ from storage.store import Store
 from storage.text import printable
 from tasks.evaluation.ranking import Estimate, bootstrap_mean
 from tasks.fact_plots import Theme
-from tasks.studies.shown import Asked, examine, plain_table, require_layers
+from tasks.studies.shown import Asked, examine, plain_table, require_layers, require_words
 from tasks.study_page import Block, Page, estimate_table
 
 REGIONS = ("lower", "middle", "upper", "all")
@@ -25,8 +25,11 @@ def study_restrict(store: Store, run: str, k: int, command: str) -> Page:
         found = asked.table("restricted", k=k)
         require_layers(asked, found)
         rows = found.to_pylist()
-        overlaps = {region: _by_query(rows, region, "word_overlap") for region in REGIONS}
-        alone = {region: _by_query(rows, region, "alone") for region in REGIONS[:3]}
+        require_words(f"run {asked.run_id} of store {store.root}", found["word_overlap"].to_pylist())
+        # Of one layer or two a third holds none; of words a query may have none.
+        there = {row["region"] for row in rows if row["word_overlap"] is not None}
+        overlaps = {region: _by_query(rows, region, "word_overlap") for region in REGIONS if region in there}
+        alone = {region: _by_query(rows, region, "alone") for region in REGIONS[:3] if region in there}
         names = list(dict.fromkeys(row["query_id"] for row in rows))
         lowest = min(overlaps, key=lambda region: overlaps[region].value)
         return Page(

@@ -14,8 +14,8 @@ from storage.pages import visible
 from storage.store import Store
 from storage.text import printable
 from tasks.evaluation.ranking import Estimate, bootstrap_mean
-from tasks.fact_plots import Theme
-from tasks.studies.shown import filled, plain_powers, plain_table
+from tasks.fact_plots import Theme, drawable
+from tasks.studies.shown import filled, plain_powers, plain_table, require_words
 from tasks.study_page import Block, Page, estimate_table
 
 SHOWN, QUERIES = 3, 6  # sequences of each model, of so many queries
@@ -59,6 +59,7 @@ def study_scale(store: Store, k: int, command: str) -> Page:
             found=f"none in {', '.join(asked['runs'])}",
             remedy="Trace the same queries with every model.",
         )
+    require_words(f"store {store.root}", [row["word_overlap"] for row in found])
     overlaps = [_by_query(found, model, "word_overlap", len(models)) for model in models]
     shared = [_by_query(found, model, "elsewhere", len(models)) for model in models]
     first, last = overlaps[0], overlaps[-1]
@@ -94,7 +95,7 @@ def _sizes(models: list[Model], overlaps: list[Estimate], shared: list[Estimate]
         axes.plot(sizes, [e.value for e in overlaps], "o-", color=theme.colours[0], lw=1.4)
         for model, e in zip(models, overlaps, strict=True):
             axes.annotate(
-                model.name, (model.n_parameters, e.value), (6, 6), textcoords="offset points", color=theme.ink
+                drawable(model.name), (model.n_parameters, e.value), (6, 6), textcoords="offset points", color=theme.ink
             )
         axes.set_xscale("log")
         axes.margins(x=0.2)

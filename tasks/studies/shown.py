@@ -20,7 +20,7 @@ from storage.errors import InputError
 from storage.pages import visible
 from storage.store import Store
 from tasks.chosen import find_run
-from tasks.fact_plots import Draw, Theme
+from tasks.fact_plots import Draw, Theme, drawable
 from tasks.fact_tables import Cell, Row, Table
 
 PAPER = {"#ffffff": "#f6f4ef", "#12171a": "#1a2126"}  # the ground of an empty cell, by what is written on colours
@@ -80,6 +80,17 @@ def require_layers(asked: Asked, found: pa.Table) -> None:
     )
 
 
+def require_words(where: str, found: Sequence[Any]) -> None:
+    """Refuse to compare words where no query holds one: `found` are shares of words, none of such a query."""
+    if all(share is None for share in found):
+        raise InputError(
+            where,
+            expected="a query that holds a word, so that words in common can be counted",
+            found="letters, digits and marks in none of them",
+            remedy="Ask about queries with words: headwater trace.",
+        )
+
+
 def filled(name: str, **parameters: Any) -> str:
     """The text of sql/studies/<name>.sql without its first lines of comment, numbers and words in their places."""
     lines = [line for line in statement(f"studies/{name}").splitlines() if not line.lstrip().startswith("--")]
@@ -128,8 +139,8 @@ def heat_map(
         image = axes.pcolormesh(values, cmap=shades(theme), vmin=0)
         axes.invert_yaxis()
         axes.grid(False)
-        axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
-        axes.set_yticks(np.arange(len(rows)) + 0.5, rows, color=theme.ink)
+        axes.set_xticks(np.arange(len(columns)) + 0.5, list(map(drawable, columns)))
+        axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(drawable, rows)), color=theme.ink)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         bar = canvas.colorbar(image, ax=axes, fraction=0.04, pad=0.02)

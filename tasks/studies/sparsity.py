@@ -14,7 +14,7 @@ from storage.store import Store
 from storage.tables import write_part
 from tasks.evaluation.tail_families import FAMILIES, POWER_LAW, TailFit, fit_tails
 from tasks.evaluation.tails import MOST, NoTail, PowerLawTail, fit_tail
-from tasks.fact_plots import Theme
+from tasks.fact_plots import Theme, drawable
 from tasks.fact_tables import Table
 from tasks.studies.shown import Asked, examine, plain_powers, plain_table, require_layers
 from tasks.study_page import Block, Page
@@ -128,7 +128,9 @@ def _laws(asked: Asked, tails: list[Tail]) -> Block:
             line = np.array([tail.law.x_min, tail.positive[0]])
             share = tail.law.n / tail.n_sample * (line / tail.law.x_min) ** -tail.law.alpha
             axes.loglog(line, share, color=theme.colours[1], lw=1.4)
-            axes.set_title(f"{tail.query_id}: alpha {tail.law.alpha:.2f}", loc="left", fontsize=9, color=theme.ink)
+            axes.set_title(
+                f"{drawable(tail.query_id)}: alpha {tail.law.alpha:.2f}", loc="left", fontsize=9, color=theme.ink
+            )
             for axis in (axes.xaxis, axes.yaxis):
                 plain_powers(axis)
         for axes in list(grid.flat)[len(drawn) :]:

@@ -12,7 +12,7 @@ from storage.stimuli import Stimulus
 from storage.store import Store
 from storage.text import printable
 from tasks.evaluation.ranking import Estimate, bootstrap_mean
-from tasks.fact_plots import Theme
+from tasks.fact_plots import Theme, drawable
 from tasks.probes import Probe, ProbeSet
 from tasks.studies.shown import filled, plain_table
 from tasks.study_page import Block, Page, estimate_table
@@ -92,10 +92,10 @@ def _bars(found: dict[str, dict[str, Estimate | None]], kinds: list[str], ids: l
                     continue
                 at = place + (k - (len(found) - 1) / 2) * width
                 axes.bar(at, e.value, width=0.9 * width, color=theme.colours[k % len(theme.colours)], alpha=0.8,
-                         label=name if place == 0 else None)  # fmt: skip
+                         label=drawable(name) if place == 0 else None)  # fmt: skip
                 axes.plot([at, at], [e.ci_low, e.ci_high], color=theme.ink, lw=1.3)
         axes.axhline(0, color=theme.muted, lw=0.8)
-        axes.set_xticks(range(len(kinds)), [kind.replace(", ", ",\n") for kind in kinds])
+        axes.set_xticks(range(len(kinds)), [drawable(kind).replace(", ", ",\n") for kind in kinds])
         axes.set_ylabel("influence, part of order kept")
         axes.grid(axis="x", visible=False)
         if len(found) > 1:
