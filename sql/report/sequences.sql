@@ -58,7 +58,7 @@ sparse as (
     select
         query_id,
         sequence_id,
-        sqrt(sum(influence * influence)) / nullif(sum(abs(influence)), 0) as sparsity,
+        token_sparsity(influence) as sparsity,
         max(abs(influence)) / nullif(sum(abs(influence)), 0) as largest_token_share
     from by_position
     group by query_id, sequence_id
