@@ -80,22 +80,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One method or form; a cell is None where it has no figure."""
+    """One method or form; a cell is None where it has no figure; what is set aside is greyed."""
 
     name: str
     kind: str
     cells: tuple[Cell | None, ...]
+    set_aside: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns, and what they are about."""
+    """Rows under columns, and what they are about; `words` are the columns that hold sentences."""
 
     title: str
     axis: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     note: str = ""
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
