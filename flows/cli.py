@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from flows.annotate_commands import annotate_app
 from flows.console import StoreOption, make_console, shell_word
 from flows.evaluate_commands import evaluate_app
 from flows.fact_sets import fact_set_app, train
@@ -270,6 +271,7 @@ evaluate_app.command()(loo)
 evaluate_app.command()(mislabelled)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(study_app, name="study")
+app.add_typer(annotate_app, name="annotate")
 
 
 def main() -> None:

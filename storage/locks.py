@@ -1,9 +1,9 @@
 """Locks of a store: one process at a time does what two must not do at once.
 
 A lock is a file under <store>/work/locks/ that the system frees when its holder ends, however it ends. Its text says
-who held it last. The names: corpus, index-<terms>, run-<id>, fit-<id>, training-<id>, compact, clock and those of
-embeddings and self-influences. They are taken in this order and released in the opposite one, so that no two processes
-wait for each other; `clock` is held for a moment and nothing is taken inside it.
+who held it last. The names: corpus, index-<terms>, run-<id>, fit-<id>, training-<id>, compact, annotations, clock and
+those of embeddings and self-influences. They are taken in this order and released in the opposite one, so that no two
+processes wait for each other; `clock` is held for a moment and nothing is taken inside it.
 """
 
 from __future__ import annotations

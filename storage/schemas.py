@@ -264,6 +264,28 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("layer", pa.int32()),
         ("influence", pa.float64()),
     ),
+    # one row per (sheet, item): a sequence that people were asked about, and how a run ranked it for a query; an item
+    # has the same name in every sheet
+    "annotation_items": _schema(
+        ("sheet_id", pa.string()),
+        ("item_id", pa.string()),
+        *_RUN,
+        ("method", pa.string()),
+        ("model", pa.string()),
+        ("influence", pa.float64()),
+        ("influence_rank", pa.int32()),
+        ("sparsity", pa.float64()),
+        ("is_spurious", pa.bool_()),
+    ),
+    # one row per (item, annotator, import): what somebody answered; the view shows the last answer of each
+    "annotations": _schema(
+        ("item_id", pa.string()),
+        ("annotator", pa.string()),
+        ("description", pa.string()),
+        ("relationship", pa.string()),
+        ("is_relevant", pa.bool_()),
+        ("imported_at", pa.timestamp("us")),
+    ),
     # one row per (study, retraining, seed, query): −log p of the completion in nats, under the model that was retrained
     # without the retraining's `removals`; kind is full, subset, top or dataset
     "retrainings": _schema(
@@ -312,8 +334,9 @@ INDEXES: dict[Terms, tuple[str, ...]] = {
 # What is said of a run after it is complete, a file each or one for each query, never merged.
 AFTERTHOUGHTS = ("evaluations", "query_outcomes", "tail_patches", "tail_fits", "token_responses")
 
-# Relations whose rows belong to one run: the views show them only once that run is in `runs`.
-_OTHERS = {"runs", "merges", "deleted_answers", *AFTERTHOUGHTS}
+# Relations whose rows belong to one run: the views show them only once that run is in `runs`. What people were asked
+# outlives the run, as their answers do.
+_OTHERS = {"runs", "merges", "deleted_answers", "annotation_items", *AFTERTHOUGHTS}
 RUN_RELATIONS = tuple(name for name, schema in SCHEMAS.items() if "run_id" in schema.names and name not in _OTHERS)
 
 

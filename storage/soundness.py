@@ -127,6 +127,8 @@ def _remedy(store: Store, relation: str, path: Place, is_merged: bool) -> str:
         "evaluations": "delete it: the nightly evaluation writes it again",
         "query_outcomes": "delete it: the evaluation of its fact set measures it again",
         "tail_patches": "delete it: the evaluation of its fact set measures it again",
+        "annotation_items": "delete it, and export the same sheet again",
+        "annotations": "delete it, and import the sheets with the answers again",
         "retrainings": "delete it: the evaluation that it is part of retrains the model again",
         "loss_changes": "delete it: the evaluation of its study writes it again",
         "unlearnings": "delete it: the evaluation that it is part of unlearns again",
