@@ -143,20 +143,45 @@ def _row(item: Item, texts: dict[str, Any], mark: int) -> dict[str, Any]:
         "score": float(f"{item.influence:.6g}"),
         "spurious": spurious[item.is_spurious],
         "reference": texts["reference"],
-        "target": marked(texts["tokens"], texts["token_influences"], mark) if mark else texts["target"],
+        "target": marked(texts["target"], texts["tokens"], texts["token_influences"], mark)
+        if mark
+        else texts["target"],
     }
 
 
-def marked(tokens: Sequence[str], influences: Sequence[float], n: int) -> str:
-    """The text of some tokens, in which the n that raised the completion most stand in brackets; neighbours in one."""
+def marked(text: str, tokens: Sequence[str], influences: Sequence[float], n: int) -> str:
+    """A text in which the n tokens that raised the completion most stand in brackets; neighbours in one."""
     first = np.argsort(-np.asarray(influences), kind="stable")[:n]
     chosen = {int(k) for k in first if influences[k] > 0}
-    parts = [
-        f"{OPENS if k in chosen and k - 1 not in chosen else ''}{token}"
-        f"{CLOSES if k in chosen and k + 1 not in chosen else ''}"
-        for k, token in enumerate(tokens)
-    ]
-    return "".join(parts)
+    pieces = _pieces(text, tokens)
+    lit = [bool(piece) and not chosen.isdisjoint(range(start, end)) for piece, start, end in pieces]
+    around = [False, *lit, False]
+    return "".join(
+        f"{OPENS if here and not before else ''}{piece}{CLOSES if here and not after else ''}"
+        for (piece, _, _), before, here, after in zip(pieces, around, lit, around[2:], strict=False)
+    )
+
+
+def _pieces(text: str, tokens: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The text in pieces, each with the range of tokens that are it.
+
+    A token such as <s> is nothing of the text, a first word may lack its space, and a character may be several tokens,
+    none of which is text: those between two that are found share what stands between. Tokens of another text stay as
+    they are.
+    """
+    pieces: list[tuple[str, int, int]] = []
+    at = first = 0  # of text and tokens, what has no piece yet
+    for k, token in enumerate(tokens):
+        forms = (token, token.removeprefix(" ")) if at == 0 else (token,)
+        places = [(text.find(form, at, at + k - first + len(form)), form) for form in forms if form]
+        place, form = next((found for found in places if found[0] >= 0), (-1, ""))
+        if place >= 0:
+            pieces += [(text[at:place], first, k)] if k > first else []
+            pieces.append((form, k, k + 1))
+            at, first = place + len(form), k + 1
+    if len(text) - at > len(tokens) - first:
+        return [(token, k, k + 1) for k, token in enumerate(tokens)]
+    return [*pieces, (text[at:], first, len(tokens))]
 
 
 def _shuffled(order: Sequence[int], seed: int, turn: int) -> list[int]:
@@ -172,8 +197,8 @@ def instructions(asked: SheetParameters, is_csv: bool) -> str:
         else ""
     )
     marks = (
-        f"\n{OPENS}Brackets{CLOSES} in a target stand around the words that the method weighs most. They may help, and "
-        "they may be wrong: judge the whole text.\n"
+        f"\n{OPENS}Brackets{CLOSES} in a target stand around the places that the method weighs most. They may help, "
+        "and they may be wrong: judge the whole text.\n"
         if asked.mark
         else ""
     )

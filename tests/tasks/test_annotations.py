@@ -158,8 +158,13 @@ def test_a_blind_sheet_says_nothing_of_models_and_ranks_and_every_place_has_an_o
 
 
 def test_tokens_that_raised_it_most_are_marked(store, tmp_path):
-    assert marked(["a", "b", "c", "d"], [3.0, 2.0, -9.0, 1.0], 3) == "⟦ab⟧c⟦d⟧"
-    assert marked(["a", "b"], [-1.0, 0.0], 2) == "ab"
+    assert marked("abcd", ["a", "b", "c", "d"], [3.0, 2.0, -9.0, 1.0], 3) == "⟦ab⟧c⟦d⟧"
+    assert marked("ab", ["a", "b"], [-1.0, 0.0], 2) == "ab"
+    # What is no text of the document is not shown, nor a space that the tokenizer put before its first word.
+    assert marked("a b", ["<s>", " a", " b", "</s>"], [9.0, 0.0, 1.0, 8.0], 3) == "a⟦ b⟧"
+    assert marked("é!", ["\ufffd", "\ufffd", "!"], [0.0, 0.0, 1.0], 1) == "é⟦!⟧"
+    assert marked("x日本!", ["<s>", "x", *["\ufffd"] * 6, "!"], [0, 0, 0, 0, 0, 0, 1.0, 0, 0], 1) == "x⟦日本⟧!"
+    assert marked("of another text", ["a", "b"], [0.0, 1.0], 1) == "a⟦b⟧"
     sheet = export(store, tmp_path / "a.csv", runs=("run-1",), queries=("q0",), mark=1)
     assert [r["target"] for r in rows_of(sheet.path)] == ["⟦a⟧bab", "⟦a⟧bab", "⟦a⟧bab"]
     with pytest.raises(InputError, match="run run-2.*expected influences of its tokens.*none, and of 2 of 2"):
