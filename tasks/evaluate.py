@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from storage.database import rows, session
 from storage.store import Store
-from storage.tables import has_part
 from tasks.evaluation.ranking import Estimate, bootstrap_mean, precision_at, reciprocal_rank
-from tasks.figures import write_figures
+from tasks.figures import add_figures
 from tasks.stage import stage
 
 K = 10
@@ -48,7 +47,7 @@ def evaluate_retrieval(store: Store, run_id: str) -> list[MethodScore]:
         )
         for method, lists in by_method.items()
     ]
-    if scores and not has_part(store, "evaluations", run_id):
-        metrics = [(s.method, name, e) for s in scores for name, e in ((f"precision@{K}", s.precision), ("mrr", s.mrr))]
-        write_figures(store, run_id, metrics)
+    metrics = [(s.method, name, e) for s in scores for name, e in ((f"precision@{K}", s.precision), ("mrr", s.mrr))]
+    if metrics:
+        add_figures(store, run_id, metrics)
     return scores

@@ -197,7 +197,7 @@ def _query(connection: duckdb.DuckDBPyConnection, asked: dict, judged: Sequence[
     )
     short = printable(" ".join(text.split()))
     return Block(
-        short if len(short) <= TITLE else f"{short[:TITLE]}…",
+        short if len(short) <= TITLE else f"…{short[-TITLE:].partition(' ')[2]}",  # the completion is its end
         table,
         notes=(SPURIOUS,) if any(row["is_spurious"] for row in found) else (),
         statement=filled("annotated", query=query_id),
@@ -206,8 +206,12 @@ def _query(connection: duckdb.DuckDBPyConnection, asked: dict, judged: Sequence[
 
 def _answer(row: dict, model: str) -> Row:
     values = (
-        f"{row['influence_rank']}", f"{row['sequence_id']}", f"{row['influence']:.3g}", printable(row["description"]),
+        f"{row['influence_rank']}", f"{row['sequence_id']}", _score(row["influence"]), printable(row["description"]),
         printable(row["relationship"]), printable(row["annotator"]),
     )  # fmt: skip
     cells = tuple(Cell(value, "", None) for value in values)
     return Row(model, "spurious" if row["is_spurious"] else "", cells, set_aside=row["is_spurious"] is True)
+
+
+def _score(influence: float) -> str:
+    return f"{influence:,.0f}" if influence >= 1000 else f"{influence:.3g}"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,11 +19,12 @@ from storage.errors import InputError, MismatchError
 from storage.prompts import make_prompt, register_prompts
 from storage.retention import delete_runs
 from storage.schemas import SCHEMAS
-from storage.store import create_store
+from storage.store import create_store, open_store
 from storage.tables import write_part
 from storage.verification import verify
 from tasks.annotation_answers import import_sheets
 from tasks.annotation_sheets import SheetParameters, export_sheet, marked
+from tasks.evaluate import evaluate_retrieval, runs_to_evaluate
 from tasks.studies.annotations import study_annotations
 from tasks.study_page import write_study_page
 
@@ -44,19 +46,40 @@ def write(store, relation, part, **columns):
     write_part(store, relation, part, columns={c: columns.get(c, [None] * n) for c in SCHEMAS[relation].names})
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store and two sheets of it, made once: a.csv of run-1, both.csv of the first two of both runs, twice."""
+    folder = tmp_path_factory.mktemp("annotations")
+    store = make_store(folder / "s")
+    export(store, folder / "a.csv", runs=("run-1",))
+    export(store, folder / "both.csv", runs=("run-1", "run-2"), first=2, annotators=2)
+    return folder
+
+
 @pytest.fixture
 def store(tmp_path):
     return make_store(tmp_path / "s")
 
 
+@pytest.fixture
+def exported(made, tmp_path):
+    """A copy of that store, with the sheets beside it."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return open_store(tmp_path / "s")
+
+
 def make_store(path, runs=tuple(INFLUENCE)):
     store = create_store(path)
-    write(store, "documents", "p0", document_id=[f"d{s}" for s in range(4)], text=[f"{text} tail" for text in TEXTS])
+    write(
+        store, "documents", "p0", document_id=[f"d{s}" for s in range(4)], text=[f"{text} tail" for text in TEXTS],
+        metadata=[json.dumps({"about": s}) for s in range(4)],
+    )  # fmt: skip
     write(
         store, "sequences", "p0", sequence_id=list(range(4)), document_id=[f"d{s}" for s in range(4)],
         start_char=[0] * 4, end_char=[len(text) for text in TEXTS],
     )  # fmt: skip
-    register_prompts(store, [make_prompt("A cat", " sat.", "q0"), make_prompt("-He ran", " <i>off</i>.", "q1")])
+    true = json.dumps({"about": 1})
+    register_prompts(store, [make_prompt("A cat", " sat.", "q0", true), make_prompt("-He ran", " <i>off</i>.", "q1")])
     for day, run in enumerate(runs):
         tiny_runs.write_run(store, run, day=day, model=f"models/{'small' if run == 'run-1' else 'large'}")
         rows = [(q, s, v, k + 1) for q, of in INFLUENCE[run].items() for k, (s, v) in enumerate(of.items())]
@@ -179,61 +202,61 @@ def test_a_sheet_in_parquet_has_the_texts_as_they_are(store, tmp_path):
 # Answers
 
 
-def test_answers_come_back_once_however_often_they_are_handed_in(store, tmp_path):
-    path = export(store, tmp_path / "a.csv", runs=("run-1",)).path
+def test_answers_come_back_once_however_often_they_are_handed_in(exported, tmp_path):
+    path = tmp_path / "a.csv"
     answer(path, lambda row: ("a sum; =1", "IRRELEVANT.", " Zoë  B") if row["rank"] == "1" else None)
-    found, recorded = import_sheets(store, [path])
+    found, recorded = import_sheets(exported, [path])
     assert (found.n_rows, found.n_empty, found.annotators) == (5, 3, {"Zoë B": 2})
     assert (recorded.new, recorded.known, recorded.replaced) == (2, 0, 0)
-    assert import_sheets(store, [path, path])[1].known == 2
+    assert import_sheets(exported, [path, path])[1].known == 2
     statement = "select description, relationship, annotator, is_relevant from annotations"
-    assert ask(store, statement) == [("a sum; =1", "IRRELEVANT.", "Zoë B", False)] * 2
-    assert ask(store, "select count(*) from stored.annotations") == [(2,)]
+    assert ask(exported, statement) == [("a sum; =1", "IRRELEVANT.", "Zoë B", False)] * 2
+    assert ask(exported, "select count(*) from stored.annotations") == [(2,)]
     answer(path, lambda row: ("a sum", "both are short", "Zoë B") if row["rank"] == "1" else None)
     with pytest.raises(InputError, match="found 2 that somebody gave otherwise before: item-.* by Zoë B.*--replace"):
-        import_sheets(store, [path])
-    assert import_sheets(store, [path], replace=True)[1].replaced == 2
-    assert ask(store, statement) == [("a sum", "both are short", "Zoë B", True)] * 2
-    assert ask(store, "select count(*) from stored.annotations") == [(4,)]  # what was said before is kept
+        import_sheets(exported, [path])
+    assert import_sheets(exported, [path], replace=True)[1].replaced == 2
+    assert ask(exported, statement) == [("a sum", "both are short", "Zoë B", True)] * 2
+    assert ask(exported, "select count(*) from stored.annotations") == [(4,)]  # what was said before is kept
 
 
-def test_half_an_answer_is_left_out_and_one_that_may_mean_irrelevant_is_named(store, tmp_path):
-    path = export(store, tmp_path / "a.csv", runs=("run-1",)).path
+def test_half_an_answer_is_left_out_and_one_that_may_mean_irrelevant_is_named(exported, tmp_path):
+    path = tmp_path / "a.csv"
     said = {
         ("q0", "1"): ("a sum", "", "ann"), ("q0", "2"): ("", "irrelevant", "ann"),
         ("q0", "3"): ("a line", "Seems unrelated to it", "ann"), ("q1", "1"): ("a line", " (irrelevant) ", "ann"),
     }  # fmt: skip
     answer(path, lambda row: said.get((row["query"], row["rank"])))
-    found, recorded = import_sheets(store, [path])
+    found, recorded = import_sheets(exported, [path])
     assert [text.rpartition(", ")[2] for text in found.incomplete] == [
         "line 2: no relationship",
         "line 3: no description",
     ]
     assert [text.rpartition(": ")[2] for text in found.doubtful] == ["Seems unrelated to it"]
     assert recorded.new == 2
-    assert ask(store, "select is_relevant from annotations order by 1") == [(False,), (True,)]
+    assert ask(exported, "select is_relevant from annotations order by 1") == [(False,), (True,)]
 
 
-def test_a_row_without_a_name_is_refused_unless_it_is_said_whose_it_is(store, tmp_path):
-    path = export(store, tmp_path / "a.csv", runs=("run-1",)).path
+def test_a_row_without_a_name_is_refused_unless_it_is_said_whose_it_is(exported, tmp_path):
+    path = tmp_path / "a.csv"
     answer(path, lambda row: ("a", "b", ""))
     with pytest.raises(InputError, match="sheet .*a.csv, line 2: expected a name under 'annotator'.*--annotator NAME"):
-        import_sheets(store, [path])
-    assert import_sheets(store, [path], annotator="ben")[0].annotators == {"ben": 5}
+        import_sheets(exported, [path])
+    assert import_sheets(exported, [path], annotator="ben")[0].annotators == {"ben": 5}
 
 
-def test_one_person_answers_an_item_once_and_nothing_is_kept_of_an_import_that_is_refused(store, tmp_path):
-    path = export(store, tmp_path / "a.csv", runs=("run-1",), annotators=2).path
+def test_one_person_answers_an_item_once_and_nothing_is_kept_of_an_import_that_is_refused(exported, tmp_path):
+    path = tmp_path / "both.csv"
     answer(path, lambda row: ("a", f"b{row['place']}", "ann"))
-    with pytest.raises(InputError, match="line 8: expected one answer of ann to item-.*found another than in .*line 2"):
-        import_sheets(store, [path])
-    assert ask(store, "select * from annotations") == []
+    with pytest.raises(InputError, match="line 9: expected one answer of ann to item-.*found another than in .*line 2"):
+        import_sheets(exported, [path])
+    assert ask(exported, "select * from annotations") == []
     answer(path, lambda row: ("a", "b", "ann"))
-    assert import_sheets(store, [path])[0].n_repeated == 5
+    assert import_sheets(exported, [path])[0].n_repeated == 6
 
 
-def test_a_sheet_of_another_store_is_refused_and_so_is_a_name_that_was_changed(store, tmp_path):
-    path = answer(export(store, tmp_path / "a.csv", runs=("run-1",)).path, lambda row: ("a", "b", "ann"))
+def test_a_sheet_of_another_store_is_refused_and_so_is_a_name_that_was_changed(exported, tmp_path):
+    path = answer(tmp_path / "a.csv", lambda row: ("a", "b", "ann"))
     other = make_store(tmp_path / "other", runs=("run-2",))
     with pytest.raises(MismatchError, match="of which there are 0, found none of them, the first 'item-"):
         import_sheets(other, [path])
@@ -241,16 +264,15 @@ def test_a_sheet_of_another_store_is_refused_and_so_is_a_name_that_was_changed(s
     with pytest.raises(
         InputError, match="1 of 5 rows to import: expected items as they were exported, found .*line 2: 'Item "
     ):
-        import_sheets(store, [path])
+        import_sheets(exported, [path])
 
 
 # What they say
 
 
 @pytest.fixture
-def answered(store, tmp_path):
+def answered(exported, tmp_path):
     """Two people on both runs' first two of q0 and on run-1's of q1: they differ on one sequence."""
-    path = export(store, tmp_path / "a.csv", runs=("run-1", "run-2"), first=2, annotators=2).path
     relevant = {("small", "q0", "1"): "11", ("small", "q0", "2"): "10", ("small", "q1", "1"): "00",
                 ("large", "q0", "1"): "11", ("large", "q0", "2"): "00"}  # fmt: skip
 
@@ -261,8 +283,8 @@ def answered(store, tmp_path):
             return None
         return "a <b>text</b>", "both = short" if votes[place - 1] == "1" else "irrelevant", ["ann", "ben"][place - 1]
 
-    import_sheets(store, [answer(path, said)])
-    return store
+    import_sheets(exported, [answer(tmp_path / "both.csv", said)])
+    return exported
 
 
 def test_shares_and_agreement_are_those_worked_out_on_paper(answered):
@@ -270,7 +292,7 @@ def test_shares_and_agreement_are_those_worked_out_on_paper(answered):
     table = {row.name: [cell and cell.value for cell in row.cells] for row in page.blocks[0].table.rows}
     # small: (1 + 1/2 + 0) / 3; without the spurious q0-2: (1 + 0) / 2; pairs agree on 2 of 3.
     # Counts (irrelevant, relevant) (0, 2), (1, 1), (2, 0): α = 1 − (6 − 1) · 2 / (2 · 3 · 3) = .444
-    assert table["small, 3 of 4 answered"] == [".500", ".500", ".667", ".444"]
+    assert table["small, 3 of 5 answered"] == [".500", ".500", ".667", ".444"]
     # large has no tokens, so nothing is known to be spurious; (0, 2) and (2, 0): all agree.
     assert table["large, 2 of 2 answered"] == [".500", ".500", "1.000", "1.000"]
     people = {row.name: [cell.value for cell in row.cells] for row in page.blocks[1].table.rows}
@@ -307,11 +329,23 @@ def test_the_table_by_model_greys_what_is_spurious_and_shows_markup_as_text(answ
 def test_answers_stay_when_a_run_is_deleted_and_a_store_with_them_is_sound(answered):
     delete_runs(answered, ["run-2"])
     page = study_annotations(answered, "")
-    assert [row.name for row in page.blocks[0].table.rows] == ["large, 2 of 2 answered", "small, 3 of 4 answered"]
+    assert [row.name for row in page.blocks[0].table.rows] == ["large, 2 of 2 answered", "small, 3 of 5 answered"]
     assert ask(answered, "select distinct run_id from evaluations") == [("run-1",)]
     assert ask(answered, "select count(*) from annotated_sequences('run-2')") == [(4,)]
     wrong = [found.what for found in verify(answered)[1]]
     assert [what for what in wrong if "annotat" in what] == []
+
+
+def test_what_people_said_stands_beside_the_nightly_evaluation_and_does_not_take_its_place(answered):
+    study_annotations(answered, "")
+    assert runs_to_evaluate(answered, 10) == ["run-2", "run-1"]
+    for run in ("run-1", "run-2"):
+        evaluate_retrieval.fn(answered, run)
+    assert runs_to_evaluate(answered, 10) == []
+    found = ask(
+        answered, "select metric, value from evaluations where run_id = 'run-1' and metric in ('mrr', 'relevant')"
+    )
+    assert sorted(found) == [("mrr", 0.5), ("relevant", 0.5)]  # document 1 is the second sequence of q0
 
 
 def test_a_store_without_answers_says_how_to_get_some(store, tmp_path):
