@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 
+from storage.catalog import open_reader
 from storage.schemas import RUN_RELATIONS, SCHEMAS
 from storage.store import Store
 from storage.tables import write_part
@@ -54,3 +56,12 @@ def write_run(store: Store, run_id: str, n: int = 5, day: int = 0, complete: boo
     }  # fmt: skip
     if complete:
         write_part(store, "runs", run_id, columns={name: [facts[name]] for name in SCHEMAS["runs"].names})
+
+
+def tables(store: Store) -> dict[str, list[tuple]]:
+    """All rows of all runs, by relation, as a client of the catalog reads them."""
+    with closing(open_reader(store)) as connection:
+        return {
+            name: connection.execute(f"select * from {name} order by all").fetchall()
+            for name in ("runs", *RUN_RELATIONS)
+        }

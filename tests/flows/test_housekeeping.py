@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 import yaml
-from tiny_runs import STARTED, write_run
+from tiny_runs import STARTED, tables, write_run
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -27,7 +27,6 @@ from storage.factors import fit_ids
 from storage.leftovers import find_leftovers
 from storage.locks import locked
 from storage.retention import delete_runs, list_runs, older_runs, remove_unused, unused_without
-from storage.schemas import RUN_RELATIONS
 from storage.sequences import all_parts, write_manifest
 from storage.staging import write_note
 from storage.store import create_store, open_store
@@ -74,10 +73,6 @@ def headwater(*arguments, **options):
     if found.exception and not isinstance(found.exception, SystemExit):
         raise found.exception
     return found.exit_code, found.output
-
-
-def tables(store):
-    return {name: run_user_sql(store, f"select * from {name} order by all")[1] for name in ("runs", *RUN_RELATIONS)}
 
 
 def test_a_sound_store_is_found_sound_before_and_after_compaction(store):

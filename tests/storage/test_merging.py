@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tiny_runs import write_run
+from tiny_runs import tables, write_run
 
 from storage.catalog import build_catalog, run_user_sql
 from storage.homes import HOUSED, NOWHERE, OWN, merged_file, read_homes
@@ -34,10 +34,6 @@ def compact(store, target=LARGE, grace=NOW):
         write_merged(store, batch)
         settle(store, {run: (batch.home, size) for run, size in batch.n_bytes.items()})
     return remove_superseded(store, grace)
-
-
-def tables(store) -> dict[str, list[tuple]]:
-    return {name: run_user_sql(store, f"select * from {name} order by all")[1] for name in ("runs", *RUN_RELATIONS)}
 
 
 def own_files(store) -> list[str]:
