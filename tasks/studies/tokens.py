@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from storage.database import session
+from storage.pages import number
 from storage.store import Store
 from tasks.coloured_text import ColouredText
 from tasks.evaluation.ranking import Estimate, bootstrap_mean
@@ -84,7 +85,7 @@ def study_tokens(store: Store, run: str, queries: Sequence[str], k: int, command
             (
                 ("queries", f"{len({query for query, _ in pairs}):,}", ""),
                 ("sequences", f"{len(pairs):,}", "scored exactly"),
-                ("output influences sum to the influence", f"± {max(errors, default=0):.1e}", "of it, at most"),
+                ("output influences sum to the influence", f"± {max(errors, default=0):.0e}", "of it, at most"),
             ),
             (
                 _passages(asked, found.forms, chosen, k),
@@ -99,7 +100,7 @@ def study_tokens(store: Store, run: str, queries: Sequence[str], k: int, command
 def _lead(agreement: dict[str, Estimate], n: int) -> str:
     if not agreement:
         return "No sequence has tokens enough to be ranked."
-    said = ", ".join(f"{words} {e.value:.2f}" for words, e in agreement.items())
+    said = "; ".join(f"{words} {number(round(e.value, 2))}" for words, e in agreement.items())
     return f"How far three ways of giving credit to tokens rank them alike, over {n:,} sequences: {said}."
 
 
@@ -110,7 +111,8 @@ def _passages(asked: Asked, forms: list[dict], queries: list[str], k: int) -> Bl
         if len(passages) == SHOWN:
             break
         of = list(rows)
-        title = f"{query} · sequence {sequence} · rank {of[0]['influence_rank']} · influence {of[0]['influence']:.4g}"
+        rank, influence = of[0]["influence_rank"], number(of[0]["influence"])
+        title = f"{query} · sequence {sequence} · rank {rank} · influence {influence}"
         tokens = [row["token"] for row in of]
         passages.append(
             Passage(
