@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from flows.annotate_commands import annotate_app
-from flows.console import StoreOption, make_console, shell_word
+from flows.console import StoreOption, explained, make_console, shell_word
 from flows.evaluate_commands import evaluate_app
+from flows.explore_command import explore
 from flows.fact_sets import fact_set_app, train
 from flows.operations import retry, status, submit
 from flows.options import (
@@ -256,6 +257,7 @@ def check(
         print_agreement(opened, path, fit, compute, rank, sample, console)
 
 
+app.command()(explore)
 app.command()(train)
 app.command()(submit)
 app.command()(status)
@@ -289,7 +291,7 @@ def main() -> None:
     except (HeadwaterError, InfluenceError) as error:
         _fail(str(error), debug)
     except ValidationError as error:
-        _fail(_explain(error), debug)
+        _fail(explained(error.errors(), error.title), debug)
     except KeyboardInterrupt:
         _fail("stopped. Run the same command again: finished parts are kept.", debug=False)
 
@@ -308,15 +310,6 @@ class _Printable(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return f"headwater: {printable(record.getMessage())}"
-
-
-def _explain(error: ValidationError) -> str:
-    lines = [
-        f"parameter {'.'.join(map(str, e['loc'])) or error.title}: expected {e['msg'].removeprefix('Value error, ')}, "
-        f"found {str(e.get('input'))[:80]!r}. Correct it."
-        for e in error.errors()
-    ]
-    return "\n".join(lines)
 
 
 def _fail(message: str, debug: bool) -> None:

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,3 +91,12 @@ def shell_word(text: str) -> str:
     if set(text) & set('"$`\\!'):
         return shlex.quote(text)
     return text if shlex.quote(text) == text else f'"{text}"'
+
+
+def explained(errors: Sequence[Any], whole: str = "as a whole") -> str:
+    """What pydantic found wrong with parameters, a line each; `whole` names all of them together."""
+    return "\n".join(
+        f"parameter {'.'.join(map(str, e['loc'])) or whole}: "
+        f"expected {e['msg'].removeprefix('Value error, ')}, found {str(e.get('input'))[:80]!r}. Correct it."
+        for e in errors
+    )

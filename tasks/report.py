@@ -53,8 +53,9 @@ def summarise(store: Store, run_id: str) -> None:
 
 def _summary(connection, run: dict[str, Any]) -> str:
     run_id = run["run_id"]
-    queries = rows(connection, "report/queries", run=run_id)
-    head = rows(connection, "report/sequences", run=run_id, top=SUMMARY_SEQUENCES, lowering=0, excerpt=SUMMARY_EXCERPT)
+    of_all = {"run": run_id, "query": None}
+    queries = rows(connection, "report/queries", **of_all)
+    head = rows(connection, "report/sequences", **of_all, top=SUMMARY_SEQUENCES, lowering=0, excerpt=SUMMARY_EXCERPT)
     ranked = by_query([row for row in head if row["influence_rank"] <= SUMMARY_SEQUENCES])
     values = {
         "run": run,

@@ -21,24 +21,47 @@ LOWERED = 20  # sequences of each query that lowered its completion most
 EXCERPT = 240  # characters of each sequence's text
 AROUND = 300  # characters of the document before and after a sequence whose tokens are there
 SPARSE = 2 / 3  # ‖a‖₂ / ‖a‖₁ over tokens, past which Grosse et al. 2023 set a sequence aside as spurious
-SCRIPTS = (
-    "data.js",
-    "page.js",
-    "layers.js",
-    "query.js",
-    "ranking.js",
-    "row.js",
-    "tokens.js",
-    "sequence.js",
-    "start.js",
-)
+EMBEDDED, SERVED = "embedded.js", "served.js"  # where a page's blocks come from: itself, or the server that sent it
+SCRIPTS = ("page.js", "layers.js", "query.js", "ranking.js", "row.js", "tokens.js", "sequence.js", "start.js")
 
 
 def page_values(connection, run: dict[str, Any], top: int) -> dict[str, Any]:
-    """What the template shows of a run, `top` sequences of each ranking."""
+    """What the template shows of a run that a page holds whole, `top` sequences of each ranking."""
+    values, queries, bands = _frame(connection, run)
+    found = _blocks(connection, run["run_id"], queries, bands, top)
+    blocks = [(block["query"]["query_id"], packed(block)) for block in found]
+    return values | {"blocks": blocks} | looks(EMBEDDED, *SCRIPTS)
+
+
+def served_values(connection, run: dict[str, Any]) -> dict[str, Any]:
+    """What the template shows of a run whose blocks a server sends when they are asked for."""
+    values, queries, _ = _frame(connection, run)
+    values["about"]["query_ids"] = [visible(row["query_id"]) for row in queries]
+    return values
+
+
+def block_of(connection, run_id: str, query_id: str, top: int) -> dict[str, Any] | None:
+    """All that the view of one query needs, the same as a page holds; None where the run has no such query.
+
+    Two differences: near-duplicates are those among the query's own sequences, because others are not read; and
+    TOKEN_CELLS is the query's own, not shared among all.
+    """
+    asked = rows(connection, "report/queries", run=run_id, query=query_id)
+    if not asked:
+        return None
+    return next(_blocks(connection, run_id, asked, _bands(connection, run_id), top, query_id))
+
+
+def looks(*scripts: str) -> dict[str, Any]:
+    """The page's style and its scripts in one."""
+    return {"style": source("report.css"), "script": Markup("\n").join(map(source, ("data.js", *scripts)))}
+
+
+def _frame(connection, run: dict[str, Any]) -> tuple[dict[str, Any], list[dict], list[dict]]:
+    """Everything but the blocks: what the template shows, the queries, and the bands of layers."""
     run_id, parameters = run["run_id"], _flat(json.loads(run["parameters"]))
-    queries = rows(connection, "report/queries", run=run_id)
-    bands = rows(connection, "report/layer_bands", run=run_id)
+    queries = rows(connection, "report/queries", run=run_id, query=None)
+    bands = _bands(connection, run_id)
     shown = {
         "run": run,
         "parameters": parameters,
@@ -47,24 +70,18 @@ def page_values(connection, run: dict[str, Any], top: int) -> dict[str, Any]:
         "modules": rows(connection, "report/modules", run=run_id),
         "compression": _compression(queries),
         "queries": queries,
-        "sparse": SPARSE,
+        "has_tokens": any(row["n_exact"] for row in queries),
     }
     about = {
         "run": {"id": run_id, "method": run["method"], "filter": parameters.get("candidates.filters")},
         "bands": bands,
         "sparse": SPARSE,
     }
-    blocks, has_tokens = [], False
-    for block in _blocks(connection, run_id, queries, bands, top):
-        blocks.append((block["query"]["query_id"], packed(block)))
-        has_tokens |= bool(block["tokens"])
-    return presentable(shown) | {
-        "about": presentable(about),
-        "blocks": blocks,
-        "has_tokens": has_tokens,
-        "style": source("report.css"),
-        "script": Markup("\n").join(map(source, SCRIPTS)),
-    }
+    return presentable(shown) | {"about": presentable(about)}, queries, bands
+
+
+def _bands(connection, run_id: str) -> list[dict[str, Any]]:
+    return rows(connection, "report/layer_bands", run=run_id)
 
 
 def _compression(queries: list[dict[str, Any]]) -> dict[str, float] | None:
@@ -82,24 +99,23 @@ def _compression(queries: list[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def _blocks(
-    connection, run_id: str, queries: list[dict], bands: list[dict[str, Any]], top: int
+    connection, run_id: str, queries: list[dict], bands: list[dict[str, Any]], top: int, query: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One query after the other, each with all that its view needs."""
+    """One query after the other, each with all that its view needs; `query` where only one is meant."""
     order = {row["band"]: k for k, row in enumerate(bands)}
-    found = rows(connection, "report/sequences", run=run_id, top=top, lowering=min(top, LOWERED), excerpt=EXCERPT)
+    asked = {"run": run_id, "query": query}
+    found = rows(connection, "report/sequences", **asked, top=top, lowering=min(top, LOWERED), excerpt=EXCERPT)
     families = near_duplicates(connection, (row["sequence_id"] for row in found)) if found else {}
     ranked = by_query(found)
     profile, coverage, methods = (
-        by_query(rows(connection, f"report/{name}", run=run_id)) for name in ("layer_profile", "coverage", "methods")
+        by_query(rows(connection, f"report/{name}", **asked)) for name in ("layer_profile", "coverage", "methods")
     )
-    audits = audits_of(connection, run_id)
-    tokens = by_query(
-        rows(connection, "report/tokens", run=run_id, depth=TOKEN_DEPTH, cells=TOKEN_CELLS, around=AROUND)
-    )
-    for asked in queries:
-        name = asked["query_id"]
+    audits = audits_of(connection, run_id, query)
+    tokens = by_query(rows(connection, "report/tokens", **asked, depth=TOKEN_DEPTH, cells=TOKEN_CELLS, around=AROUND))
+    for row in queries:
+        name = row["query_id"]
         facts = {
-            "query": asked,
+            "query": row,
             "profile": profile[name],
             "coverage": coverage[name],
             "methods": methods[name],
@@ -116,9 +132,9 @@ def by_query(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
-def audits_of(connection, run_id: str) -> dict[str, dict[str, Any]]:
+def audits_of(connection, run_id: str, query: str | None = None) -> dict[str, dict[str, Any]]:
     """What the filter missed, by query; of those with a uniform sample."""
-    return {row["query_id"]: row for row in rows(connection, "report/filter_audit", run=run_id)}
+    return {row["query_id"]: row for row in rows(connection, "report/filter_audit", run=run_id, query=query)}
 
 
 def _columns(found: list[dict[str, Any]], families: dict[int, int], order: dict[int, int]) -> dict[str, list]:

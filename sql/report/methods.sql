@@ -1,21 +1,23 @@
 -- grain: one row per (query, other method): how far it agrees with the run's own on the sequences that both scored
 -- the filter always stands beside the run's method, asked for or not: it is the baseline to beat
+-- of all queries, or of the one that $query names
 with own as (
     select i.query_id, i.sequence_id, i.influence
     from influences i
     join runs r on r.run_id = i.run_id and r.method = i.method
-    where i.run_id = $run
+    where i.run_id = $run and ($query is null or i.query_id = $query)
 ),
 beside as (
     select i.query_id, i.sequence_id, i.method, i.influence
     from influences i
     join runs r on r.run_id = i.run_id and r.method <> i.method
-    where i.run_id = $run
+    where i.run_id = $run and ($query is null or i.query_id = $query)
 ),
 filters as (
     select c.query_id, c.sequence_id, c.filter as method, c.filter_score as influence
     from candidates c
     where c.run_id = $run
+      and ($query is null or c.query_id = $query)
       and c.filter_score is not null
       and c.filter not in (select method from beside)
 ),

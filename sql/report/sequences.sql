@@ -1,10 +1,11 @@
 -- grain: one row per (query, sequence) of the page, of the run's own method
 -- not every candidate: the head by influence, the head by relative influence, and what lowered the completion most
+-- of all queries, or of the one that $query names
 with own as (
     select i.*
     from influences i
     join runs r on r.run_id = i.run_id and r.method = i.method
-    where i.run_id = $run
+    where i.run_id = $run and ($query is null or i.query_id = $query)
 ),
 ranked as (
     select
@@ -27,7 +28,7 @@ strongest as (
         arg_max(l.layer, l.influence * sign(s.influence)) as strongest_layer
     from layer_influences l
     join shown s on s.query_id = l.query_id and s.sequence_id = l.sequence_id
-    where l.run_id = $run
+    where l.run_id = $run and ($query is null or l.query_id = $query)
     group by l.query_id, l.sequence_id
 ),
 by_band as (
@@ -35,7 +36,7 @@ by_band as (
     from layer_influences l
     join shown s on s.query_id = l.query_id and s.sequence_id = l.sequence_id
     join layer_bands(run := $run) b on b.layer = l.layer
-    where l.run_id = $run
+    where l.run_id = $run and ($query is null or l.query_id = $query)
     group by l.query_id, l.sequence_id, b.band
 ),
 parts as (
@@ -51,7 +52,7 @@ by_position as (
     select t.query_id, t.sequence_id, t.position, sum(t.influence) as influence
     from token_influences t
     join shown s on s.query_id = t.query_id and s.sequence_id = t.sequence_id
-    where t.run_id = $run
+    where t.run_id = $run and ($query is null or t.query_id = $query)
     group by t.query_id, t.sequence_id, t.position
 ),
 sparse as (

@@ -1,5 +1,6 @@
 -- grain: one row per (query, sequence) whose tokens the page carries; influences by band of layers, then position
 -- not every exactly scored pair: from the head of either ranking on, until the page holds $cells numbers
+-- of all queries, or of the one that $query names
 with bands as (
     from layer_bands(run := $run)
 ),
@@ -13,7 +14,7 @@ own as (
             as relative_rank
     from influences i
     join runs r on r.run_id = i.run_id and r.method = i.method
-    where i.run_id = $run
+    where i.run_id = $run and ($query is null or i.query_id = $query)
 ),
 head as (
     select
@@ -54,7 +55,7 @@ summed as (
     from token_influences t
     join chosen c on c.query_id = t.query_id and c.sequence_id = t.sequence_id
     join bands b on b.layer = t.layer
-    where t.run_id = $run
+    where t.run_id = $run and ($query is null or t.query_id = $query)
     group by t.query_id, t.sequence_id, b.band, t.position
 ),
 gathered as (

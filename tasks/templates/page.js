@@ -91,14 +91,20 @@ async function show() {
     return;
   }
   if (view.query !== shownQuery) await openQuery(view.query, section);
-  if (asked().query === view.query) showRanking(await load(view.query), asked());
+  if (asked().query === view.query && shownQuery === view.query) showRanking(await load(view.query), asked());
 }
 
 /** Put a query's view in place of another's. */
 async function openQuery(query, section) {
   section.setAttribute("aria-busy", "true");
-  const block = await load(query);
+  const block = await load(query).catch((error) => error);
   if (asked().query !== query) return; // the reader went on meanwhile
+  if (block instanceof Error) {
+    section.removeAttribute("aria-busy");
+    shownQuery = null;
+    section.replaceChildren(neighbours(query), make("p", { class: "note", role: "alert" }, block.message));
+    return;
+  }
   section.replaceChildren(...queryView(block));
   section.removeAttribute("aria-busy");
   shownQuery = query;

@@ -21,5 +21,5 @@ wanted?.addEventListener("input", () => {
   document.getElementById("found").textContent = words.length ? `${left} of ${lines.length}` : "";
 });
 
-if ("DecompressionStream" in window) show();
+if (isReadable) show();
 else document.getElementById("too-old").hidden = false;
