@@ -20,6 +20,8 @@ from storage.errors import InputError
 MOST = 32  # traces that wait at one time
 PAUSE = 1.0  # seconds between two looks at a flow run
 KEPT = 100  # traces that are over, remembered
+ASKING = "A Prefect server is asked for a flow run; with the first trace one may have to be started."
+STOPPING = "It is being stopped."
 RETRIED = "The Prefect server does not answer; it is asked again: "
 log = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ class AskedTraces:
             found = [trace for trace in self._traces if trace.name == name and trace.state in OPEN]
             for trace in found:
                 trace.is_stopped = True
-                trace.note = "It is being stopped."
+                trace.note = STOPPING
                 if trace.state == "waiting":
                     trace.state, trace.note = "stopped", "It had not begun."
             self._changed.notify_all()
@@ -128,7 +130,7 @@ class AskedTraces:
                 trace = self._next()
                 if self._is_closing or trace is None:
                     return
-                trace.state, trace.note = "starting", "A Prefect server is asked for a flow run."
+                trace.state, trace.note = "starting", ASKING
             try:
                 self._carry_out(trace)
             except Exception as error:
@@ -145,29 +147,30 @@ class AskedTraces:
         flow_run = system.begin(trace.parameters)
         self._set(trace, flow_run=flow_run, link=system.link(flow_run), state="running", note="")
         is_told = False
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_closing or (trace.is_stopped and not is_told), PAUSE)
-                is_closing, is_stopped = self._is_closing, trace.is_stopped
-            if is_closing:
-                return
+        while not self._paused(trace, is_told):
             try:
-                if is_stopped and not is_told:
+                if trace.is_stopped and not is_told:
                     system.stop(flow_run)
                     is_told = True
                 seen = system.look(flow_run)
             except httpx.HTTPError as error:  # it may be back in a moment, and the trace goes on without it
                 self._set(trace, note=RETRIED + (str(error) or type(error).__name__))
                 continue
-            self._set(trace, seen=seen, note="" if not is_stopped else "It is being stopped.")
+            self._set(trace, seen=seen, note=STOPPING if trace.is_stopped else "")
             if seen.is_over:
-                self._end(trace, seen, is_stopped)
+                self._end(trace, seen)
                 return
 
-    def _end(self, trace: AskedTrace, seen: Seen, is_stopped: bool) -> None:
+    def _paused(self, trace: AskedTrace, is_told: bool) -> bool:
+        """Wait for the next look, less where something is to be done; whether the explorer ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closing or (trace.is_stopped and not is_told), PAUSE)
+            return self._is_closing
+
+    def _end(self, trace: AskedTrace, seen: Seen) -> None:
         if seen.is_done:
             self._set(trace, state="done", note="")
-        elif is_stopped or seen.state == "Cancelled":
+        elif trace.is_stopped or seen.state == "Cancelled":
             self._set(trace, state="stopped", note="What was finished is kept: the same words go on from there.")
         else:
             self._set(trace, state="failed", note="", error=seen.message or seen.state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -52,10 +53,9 @@ def explore(
     app = make_explorer(explored, AskedTraces(), say)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, lifespan="on")
     say(f"http://{_shown(host)}:{listening.getsockname()[1]} shows {place.root}. Ctrl-C ends it.")
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn hands it on once everything is ended
         uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn hands it on once everything is ended
-        say("the explorer is ended")
+    say("the explorer is ended")
 
 
 def _shown(host: str) -> str:

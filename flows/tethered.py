@@ -56,7 +56,7 @@ def _watch(end: Callable[[], None]) -> None:
 
 
 def _wait(end: Callable[[], None]) -> None:
-    sys.stdin.buffer.read()  # returns when nobody can write to the pipe any more
+    os.read(0, 1)  # returns when nobody can write to the pipe any more; no lock of sys.stdin's is held at the end
     end()
     threading.Event().wait(GRACE)
     os.killpg(os.getpgid(0), signal.SIGKILL)  # with its own children; the explorer gave it a group of its own

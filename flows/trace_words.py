@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from storage.checkpoints import find_checkpoint
 from storage.errors import InputError
+from storage.prompts import make_prompt
 from storage.sequences import current_parts
 from storage.store import Store
 from tasks.candidates import CandidateParameters
@@ -47,6 +48,7 @@ def compose(
         raise InputError(
             "query", expected="text", found="a NUL character, which databases do not keep", remedy="Take it out."
         )
+    asked = make_prompt(words.prompt, words.completion)
     if not current_parts(store):
         raise InputError(
             f"store {store.root}",
@@ -60,7 +62,6 @@ def compose(
         queries=(QueryParameters.model_validate({"prompt": words.prompt, "completion": words.completion}),),
         **_settings_of(run, words),
     )
-    asked = parameters.queries[0].as_prompt()
     refused = screen.fn(find_checkpoint(parameters.model.name, parameters.model.revision), [asked])
     if refused:
         raise InfluenceError(refused[asked.query_id].replace(f"query {asked.query_id}", "query", 1))

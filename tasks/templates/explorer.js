@@ -39,12 +39,16 @@ function words() {
   return { prompt, completion: needsSpace(prompt, completion) ? " " + completion : completion };
 }
 
+/** Control and format characters as their codes, but for joiners and line ends, as the page shows them everywhere. */
+const codesOf = (text) => text.replace(/[\p{Cc}\p{Cf}]/gu, (one) =>
+  "\n\u200c\u200d".includes(one) ? one : `⟨U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+
 /** Show where the prompt ends and the completion begins. */
 function showSeam() {
   const { prompt, completion } = words();
   element("seam").hidden = completion === "";
-  element("seam-prompt").textContent = prompt;
-  element("seam-completion").textContent = completion.replace(/^ /, "␣");
+  element("seam-prompt").textContent = codesOf(prompt);
+  element("seam-completion").textContent = codesOf(completion).replace(/^ /, "␣");
 }
 
 async function handIn(event) {

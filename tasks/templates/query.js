@@ -6,7 +6,7 @@ function queryView(block) {
   const by = query.rank === null ? "compressed" : `rank-${query.rank}`;
   return [
     neighbours(query.query_id),
-    make("h2", { class: "asked", id: "asked", tabindex: -1 }, foreign(query.prompt, { class: "prompt" }),
+    make("h1", { class: "asked", id: "asked", tabindex: -1 }, foreign(query.prompt, { class: "prompt" }),
       foreign(query.completion, { class: "completion" })),
     make("p", { class: "line" },
       fact("log-probability", `${figure(query.log_probability)} nats`),
@@ -31,7 +31,7 @@ const raisesNothing = ({ sequences }) => sequences.length > 0 && sequences.every
 
 const fact = (name, value) => make("span", {}, `${name} `, make("b", {}, value));
 const hint = (text) => make("p", { class: "hint" }, text);
-const card = (title, ...content) => make("div", { class: "card" }, make("h3", {}, title), ...content);
+const card = (title, ...content) => make("div", { class: "card" }, make("h2", {}, title), ...content);
 const layerName = (layer) => (layer < 0 ? "other" : String(layer));
 
 /** A small table; the names of columns of numbers begin with #. */

@@ -71,7 +71,7 @@ function toolbar(block, view, rows) {
     : `select sequence_id, sum(influence) as influence from layer_influences where run_id = ${run} `
       + `and query_id = ${name} and ${conditionOf(view.layers)} group by sequence_id order by influence desc limit 10`;
   return [
-    make("div", { class: "ordering" }, make("h3", {}, orders[view.by].title),
+    make("div", { class: "ordering" }, make("h2", {}, orders[view.by].title),
       make("div", { class: "choices", role: "group", "aria-label": "Order of the sequences" }, ...buttons)),
     make("div", { class: "ordering second" }, layerFilter(view), group),
     view.layers === null ? null : make("p", { class: "note", role: "status" },
