@@ -270,6 +270,37 @@ def test_dark_and_light_differ_and_nothing_is_wider_than_a_phone(page):
     page.emulate_media(color_scheme="light")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong_with_the_page(page, scheme):
+    """axe-core's rules for WCAG 2 and good practice, over each view with everything open."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page.emulate_media(color_scheme=scheme)
+    for details in page.locator("details").all():
+        details.evaluate("one => { one.open = true; }")
+    assert axe.run(page).generate_snapshot() == ""
+    open_query(page)
+    assert axe.run(page).generate_snapshot() == ""
+    open_sequence(page, 0)
+    open_sequence(page, SPARSE)
+    page.get_by_role("button", name="Show 2 near-duplicates").click()
+    assert axe.run(page).generate_snapshot() == ""
+    page.emulate_media(color_scheme="light")
+
+
+def test_a_row_reads_as_its_rank_and_its_numbers(page):
+    """As a screen reader is told: the table's name, its columns in order, then a row that begins with its rank."""
+    open_query(page)
+    read = page.locator("table.ranking").aria_snapshot().splitlines()
+    assert read[0] == '- table "Ranked by influence, all layers. Enter on a rank opens the sequence.":'
+    heads = [re.search('"(.*?)"', line)[1] for line in read if "- columnheader" in line]
+    assert heads == ["#", "influence", "relative influence", "per copy", "scored", "bm25 rank", "strongest layer",
+                     "document", "text"]  # fmt: skip
+    row = page.locator("tr.row").nth(1).aria_snapshot().splitlines()
+    cells = [re.search(r"cell ['\"](.*?)['\"]", line)[1] for line in row if "- cell" in line]
+    assert cells[:7] == ["Rank 2, sequence 1", "2.833", "0.1667", "0.4048", "exactly", "11", "3 h.3"]
+    assert '- button "Rank 2, sequence 1": "2"' in row[2].strip()
+
+
 def test_a_query_that_nothing_raised_says_so(browser, tmp_path):
     path = render_report(make_store(tmp_path / "s", lowered=True), "latest", tmp_path / "r.html")
     page = browser.new_page()
