@@ -147,8 +147,9 @@ def test_a_query_is_read_from_the_tables_when_it_is_opened(browser, explorer, fo
 def test_words_are_traced_while_the_page_shows_the_stages_and_then_the_answer_opens(browser, explorer, folder):
     page = open_page(browser, explorer)
     hand_in(page, "The heron went to the", "orchard <b>x</b>.")
-    assert page.locator("#seam").is_hidden()  # the words were taken and the field is empty
     trace = page.locator("#asked-traces .trace")
+    trace.wait_for()
+    assert page.locator("#seam").is_hidden()  # the words were taken and the field is empty
     trace.locator(".stages .running").first.wait_for(timeout=300_000)
     keep_picture(page, "progress")
     assert "orchard <b>x</b>." in trace.inner_text()
