@@ -95,11 +95,13 @@ def markdown(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as people read it: 11,008, −0.0766, – for none; anything else as it is."""
+    """A number as people read it: 11,008, −0.0766, 15,660 for 15662.5, – for none; anything else as it is."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
+    if isinstance(value, float) and abs(value) >= 1000:
+        return f"{float(f'{value:.4g}'):,.0f}".replace("-", "−")  # as the page's script writes it
     return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}").replace("-", "−")
 
 

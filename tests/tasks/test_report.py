@@ -286,12 +286,14 @@ def test_the_picture_of_the_summary_is_a_png(summary):
 
 
 def test_numbers_are_written_for_people():
-    assert [number(value) for value in (None, 11008, -0.07659, 1.0, True)] == [
+    assert [number(value) for value in (None, 11008, -0.07659, 1.0, True, -15662.5, 1300.6)] == [
         "–",
         "11,008",
         "−0.07659",
         "1",
         "True",
+        "−15,660",
+        "1,301",
     ]
     assert [size(value) for value in (0, 999, 4_769_853)] == ["0 B", "999 B", "4.77 MB"]
     assert presentable({"x": [float("nan"), 1.23456]}) == {"x": [None, 1.235]}
