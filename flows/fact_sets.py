@@ -17,6 +17,7 @@ from flows.options import (
     RevisionOption,
     VocabularyOption,
     WidthOption,
+    model_words,
     shape_words,
 )
 
@@ -69,6 +70,9 @@ def train(
     corpus: Annotated[list[str] | None, typer.Option(help="corpus files to ingest first, if new")] = None,
     model: Annotated[str | None, typer.Option(help="model to begin with; none: a new one, untrained")] = None,
     revision: RevisionOption = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="model whose tokenizer a new one takes; none: one is made of the corpus")
+    ] = None,
     layers: LayersOption = 4,
     width: WidthOption = 128,
     heads: HeadsOption = 4,
@@ -94,7 +98,8 @@ def train(
         {
             "store": store,
             "directory": output,
-            "start": None if model is None else {"name": model, "revision": revision},
+            "start": model_words(model, revision),
+            "tokenizer": model_words(tokenizer, None),
             "shape": shape,
             "corpus": {"inputs": corpus or [], "sequence_length": sequence_length, "packing": packing},
             "training": {

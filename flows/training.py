@@ -29,14 +29,21 @@ class TrainParameters(BaseModel):
     directory: str = Field(min_length=1, description="where the trained model goes, with its checkpoints")
     start: ModelParameters | None = Field(None, description="the model to begin with; none: a new one of this shape")
     shape: ModelShape = Field(default_factory=ModelShape)
+    tokenizer: ModelParameters | None = Field(
+        None, description="model whose tokenizer a new one takes, so that both read one store; none: made of the corpus"
+    )
     corpus: CorpusParameters = Field(default_factory=CorpusParameters)
     training: TrainingParameters = Field(default_factory=TrainingParameters)
     cluster: str = Field("auto", description="auto, local, none, or tcp://host:port of a Dask scheduler")
 
     @model_validator(mode="after")
     def _something_to_begin_with(self) -> TrainParameters:
-        if self.start is None and not self.corpus.inputs:
-            raise ValueError("a model to start from, or corpus files whose texts a new model's tokenizer is made of")
+        if self.start is not None and self.tokenizer is not None:
+            raise ValueError("start and tokenizer: a model to start from brings its own tokenizer. Give one of them.")
+        if self.start is None and self.tokenizer is None and not self.corpus.inputs:
+            raise ValueError(
+                "a model to start from, one whose tokenizer is taken, or corpus files that a tokenizer is made of"
+            )
         return self
 
 
@@ -47,7 +54,9 @@ def train(parameters: TrainParameters) -> TrainingReport:
     inputs = parameters.corpus.inputs
     with gpu_slot(), open_workers(parameters.cluster, count_parts(store, parameters.corpus)) as workers:
         if parameters.start is None:
-            start = make_untrained(directory, inputs, parameters.shape, parameters.training.seed)
+            taken = parameters.tokenizer
+            tokenizer_of = None if taken is None else find_checkpoint(taken.name, taken.revision)
+            start = make_untrained(directory, inputs, parameters.shape, parameters.training.seed, tokenizer_of)
         else:
             start = find_checkpoint(parameters.start.name, parameters.start.revision)
         ingest(store, start, parameters.corpus, workers)

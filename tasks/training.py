@@ -13,9 +13,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from storage.checkpoints import load_tokenizer, model_fingerprint, read_model
+from storage.checkpoints import load_tokenizer, model_fingerprint, read_model, tokenizer_fingerprint
 from storage.digests import digest_of
-from storage.inputs import Document, find_inputs, read_documents
+from storage.inputs import CorpusFile, Document, find_inputs, read_documents
 from storage.locks import locked
 from storage.sequences import all_sequence_ids, corpus_fingerprint, corpus_parts, read_tokens
 from storage.store import Store
@@ -57,17 +57,28 @@ class TrainingReport(BaseModel):
 
 
 @stage("new model")
-def make_untrained(directory: Path, inputs: tuple[str, ...], shape: ModelShape, seed: int) -> Path:
-    """A model that knows nothing, with a tokenizer trained on the texts of the inputs; returns its directory."""
-    files = find_inputs(inputs)
-    made_from = {"texts": [file.digest() for file in files], "shape": shape.model_dump(), "seed": seed}
+def make_untrained(
+    directory: Path, inputs: tuple[str, ...], shape: ModelShape, seed: int, tokenizer_of: Path | None = None
+) -> Path:
+    """A model that knows nothing, with a tokenizer trained on the texts of the inputs; returns its directory.
+
+    Args:
+        tokenizer_of: directory of a model whose tokenizer is taken instead; the inputs then decide nothing
+    """
+    files = find_inputs(inputs) if tokenizer_of is None else []
+    made_from: dict = {"texts": [file.digest() for file in files], "shape": shape.model_dump(), "seed": seed}
+    if tokenizer_of is not None:
+        made_from |= {"tokenizer": tokenizer_fingerprint(tokenizer_of)}
     known = find_untrained(directory, made_from)
     if known is not None:
         return known
-    documents = (item for file in files for batch in read_documents(file) for item in batch)
-    texts = (item.text for item in documents if isinstance(item, Document))
-    tokenizer = train_tokenizer(texts, shape.vocabulary)
+    tokenizer = _made_tokenizer(files, shape) if tokenizer_of is None else load_tokenizer(tokenizer_of)
     return keep_untrained(directory, new_model(tokenizer, shape, seed), tokenizer, made_from)
+
+
+def _made_tokenizer(files: list[CorpusFile], shape: ModelShape) -> PreTrainedTokenizerBase:
+    documents = (item for file in files for batch in read_documents(file) for item in batch)
+    return train_tokenizer((item.text for item in documents if isinstance(item, Document)), shape.vocabulary)
 
 
 @stage("training")

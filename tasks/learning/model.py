@@ -1,4 +1,4 @@
-"""An untrained GPT-2 of a given shape."""
+"""An untrained GPT-2 of a given shape, for any tokenizer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, set_seed
 
-from tasks.learning.tokenizer import END_OF_TEXT
-
 
 class ModelShape(BaseModel):
-    """A new model: its tokenizer is trained on the texts, its weights are drawn; the defaults suit the demo corpus."""
+    """A new model: its weights are drawn, and its tokenizer is made of the texts; the defaults suit the demo corpus."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,7 +16,7 @@ class ModelShape(BaseModel):
     width: int = Field(128, ge=8, le=4096, description="dimensions of the residual stream")
     heads: int = Field(4, ge=1, le=64, description="attention heads per block; divides the width")
     context: int = Field(128, ge=2, le=8192, description="tokens in the longest sequence")
-    vocabulary: int = Field(4096, ge=257, le=1_000_000, description="tokens of the tokenizer, at most")
+    vocabulary: int = Field(4096, ge=257, le=1_000_000, description="tokens of a tokenizer that is made, at most")
     initial_scale: float = Field(0.06, gt=0, le=1, description="standard deviation of the initial weights")
 
     @model_validator(mode="after")
@@ -34,7 +32,6 @@ def new_model(tokenizer: PreTrainedTokenizerBase, shape: ModelShape, seed: int) 
     Positions start at a fifth of the scale: at first a token should look like itself wherever it stands.
     """
     set_seed(seed)
-    end = tokenizer.get_vocab()[END_OF_TEXT]
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
@@ -47,9 +44,9 @@ def new_model(tokenizer: PreTrainedTokenizerBase, shape: ModelShape, seed: int) 
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            bos_token_id=end,
-            eos_token_id=end,
-            pad_token_id=end,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         )
     )
     torch.nn.init.normal_(model.transformer.wpe.weight, std=shape.initial_scale / 5)

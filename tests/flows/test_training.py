@@ -51,3 +51,9 @@ def test_a_model_is_trained_from_scratch_and_another_goes_on_from_it(tmp_path, c
 def test_a_training_without_a_start_needs_texts():
     with pytest.raises(ValidationError, match="a model to start from, or corpus files"):
         TrainParameters.model_validate({"store": "s", "directory": "d"})
+
+
+def test_a_model_to_start_from_brings_its_own_tokenizer():
+    given = {"store": "s", "directory": "d", "start": {"name": "a"}, "tokenizer": {"name": "b"}}
+    with pytest.raises(ValidationError, match="brings its own tokenizer. Give one of them"):
+        TrainParameters.model_validate(given)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from storage import trainings
-from storage.checkpoints import load_tokenizer, model_fingerprint, read_model
+from storage.checkpoints import load_tokenizer, model_fingerprint, read_model, tokenizer_fingerprint
 from storage.errors import InputError, MismatchError
 from storage.store import create_store
 from storage.trajectory import read_second_moments, read_trajectory
@@ -127,3 +127,13 @@ def test_an_untrained_model_is_made_once_and_only_for_its_texts_and_shape(tmp_pa
     assert model_fingerprint(first) == model_fingerprint(untrained)
     with pytest.raises(MismatchError, match="the same texts, shape and seed"):
         make_untrained.fn(tmp_path, (str(corpus),), SHAPE, 1)
+
+
+def test_a_new_model_takes_anothers_tokenizer_so_that_both_read_one_store(llama, tmp_path):
+    start = make_untrained.fn(tmp_path / "new", (), SHAPE, 0, llama)
+    assert tokenizer_fingerprint(start) == tokenizer_fingerprint(llama)
+    network = read_model(start)
+    assert network.get_input_embeddings().weight.shape == (len(load_tokenizer(llama)), SHAPE.width)
+    assert make_untrained.fn(tmp_path / "new", (), SHAPE, 0, llama) == start
+    with pytest.raises(MismatchError, match="another"):
+        make_untrained.fn(tmp_path / "new", (), SHAPE, 1, llama)
