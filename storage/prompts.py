@@ -1,11 +1,13 @@
-"""Queries: read from JSON lines, registered in the store's `queries` by id, never changed."""
+"""Queries: read from JSON lines or a JSON document, registered in the store's `queries` by id, never changed."""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -18,6 +20,8 @@ from storage.tables import create_part, has_part, part_names, read_part
 
 ALONE = "q-"  # begins the names of files that hold one query
 PROMPT = ["query_id", "prompt", "completion", "metadata"]
+SHAPE = '{"prompt": …, "completion": …} in UTF-8'
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,22 @@ def make_prompt(prompt: str, completion: str, query_id: str | None = None, metad
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Queries from JSON lines with prompt, completion and, if wanted, query_id; other fields are metadata."""
+    """Queries with prompt, completion and, if wanted, query_id; other fields are metadata.
+
+    A file holds JSON lines, or one JSON document: a list of queries, or an object that has them under `queries`, as
+    published collections do. There a query's `name` is its id; prompt and completion, which such collections give
+    without what stood between them, are joined by a space where neither has white space at the joint; and a query that
+    only points to its text is named and left out.
+    """
     path, prompts = Path(path).expanduser(), []
     if not path.is_file():
         raise InputError(f"queries {path}", expected="a file", found="none", remedy="Check the path of --queries.")
     with explain_write(path):
-        lines = path.read_bytes().splitlines()
-    for number, line in enumerate(lines, start=1):
+        content = path.read_bytes()
+    document = _document(content)
+    if document is not None:
+        return _collected(path, *document)
+    for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
             prompts.append(_parse(line, f"queries {path}, line {number}"))
     if not prompts:
@@ -61,14 +74,62 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     return prompts
 
 
+def _document(content: bytes) -> tuple[list[dict], bool] | None:
+    """The queries of a JSON document and whether they are a collection's; None of JSON lines."""
+    try:
+        found = json.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return None  # lines, each of which is parsed by itself and named where it is wrong
+    collection = isinstance(found, dict) and isinstance(found.get("queries"), list)
+    records = found["queries"] if collection else found if isinstance(found, list) else [found]
+    return (records, collection) if records and all(isinstance(record, dict) for record in records) else None
+
+
+def _collected(path: Path, records: list[dict], collection: bool) -> list[Prompt]:
+    """The queries of a document; those without words are left out."""
+    sound, pointers, n_joined = [], [], 0
+    for number, record in enumerate(records, start=1):
+        name = record.get("name") if collection else None
+        if None in (record.get("prompt", ""), record.get("completion", "")):
+            pointers.append(str(record.get("query_id", name or f"number {number}")))
+            continue
+        joined = _with_space(record) if collection else record
+        n_joined += joined != record
+        sound.append(_query(joined, f"queries {path}, number {number}", name))
+    if pointers:
+        names = ", ".join(pointers)
+        log.warning("queries %s: %s left out: without prompt or completion, they only point to a text", path, names)
+    if n_joined:
+        log.warning("queries %s: a space put between prompt and completion of %d of %d", path, n_joined, len(sound))
+    if not sound:
+        raise InputError(
+            f"queries {path}",
+            expected="a query with its words",
+            found=f"{len(pointers)} that only point to a text",
+            remedy="Fill in prompt and completion of one of them.",
+        )
+    require_distinct(sound, str(path))
+    return sound
+
+
+def _with_space(record: dict) -> dict:
+    prompt, completion = record.get("prompt"), record.get("completion")
+    if not (isinstance(prompt, str) and isinstance(completion, str) and prompt and completion):
+        return record
+    return record if prompt[-1].isspace() or completion[0].isspace() else {**record, "completion": f" {completion}"}
+
+
 def _parse(line: bytes, where: str) -> Prompt:
     try:
         record = json.loads(line.decode("utf-8"))
-        rest = {k: v for k, v in record.items() if k not in {"query_id", "prompt", "completion"}}
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise InputError(
-            where, expected='{"prompt": …, "completion": …} in UTF-8', found=str(error), remedy="Correct the line."
-        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(where, expected=SHAPE, found=str(error), remedy="Correct the line.") from error
+    if not isinstance(record, dict):
+        raise InputError(where, expected=SHAPE, found=type(record).__name__, remedy="Correct the line.")
+    return _query(record, where)
+
+
+def _query(record: dict[str, Any], where: str, name: Any = None) -> Prompt:
     if "completion" not in record or "prompt" not in record:
         missing = "prompt" if "prompt" not in record else "completion"
         raise InputError(
@@ -77,8 +138,10 @@ def _parse(line: bytes, where: str) -> Prompt:
             found=f"no {missing}",
             remedy=f"Add the field {missing!r}; a prompt may be an empty string.",
         )
-    query_id = None if record.get("query_id") is None else str(record["query_id"])
-    return make_prompt(record["prompt"], record["completion"], query_id, json.dumps(rest, sort_keys=True))
+    given = name if record.get("query_id") is None else record["query_id"]
+    rest = {k: v for k, v in record.items() if k not in {"query_id", "prompt", "completion"}}
+    metadata = json.dumps(rest, sort_keys=True)
+    return make_prompt(record["prompt"], record["completion"], None if given is None else str(given), metadata)
 
 
 def require_distinct(prompts: list[Prompt], where: str) -> None:
