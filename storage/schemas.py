@@ -251,7 +251,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("ratio_p", pa.float64()),
     ),
     # one row per (probing, set of probes, query, probe, layer): the influence of a text that is no part of the corpus,
-    # as if it were one more training sequence
+    # as if it were one more training sequence, or of a sequence of the corpus, whose text is null here
     "probe_influences": _schema(
         ("probing_id", pa.string()),
         ("model", pa.string()),
@@ -285,6 +285,21 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("relationship", pa.string()),
         ("is_relevant", pa.bool_()),
         ("imported_at", pa.timestamp("us")),
+    ),
+    # one row per (probing, set of probes, probe) where the probe is a sequence of the corpus
+    "probe_sequences": _schema(
+        ("probing_id", pa.string()), ("probe_set", pa.string()), ("probe", pa.int32()), ("sequence_id", pa.int64())
+    ),
+    # one row per (probing, set of probes, query): what was asked, and what its completion has under the model, in nats
+    "probe_queries": _schema(
+        ("probing_id", pa.string()),
+        ("probe_set", pa.string()),
+        ("query_id", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("metadata", pa.string()),
+        ("n_completion_tokens", pa.int32()),
+        ("log_probability", pa.float64()),
     ),
     # one row per (study, retraining, seed, query): −log p of the completion in nats, under the model that was retrained
     # without the retraining's `removals`; kind is full, subset, top or dataset

@@ -1,4 +1,8 @@
-"""Probes stage: texts that are no part of the corpus, scored as if each were one more training sequence."""
+"""Probes stage: what is scored because a study names it, whatever a filter would have kept.
+
+A probe is a text that is no part of the corpus, scored as if it were one more training sequence, or a sequence of the
+corpus as it stands in the store.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from storage.checkpoints import context_length, load_model, load_tokenizer, mode
 from storage.digests import code_revision, digest_of
 from storage.errors import InputError
 from storage.prompts import Prompt
+from storage.sequences import read_tokens
 from storage.store import Store
 from storage.tables import has_part, writing
 from tasks.compute import ComputeParameters
@@ -21,22 +26,23 @@ from tasks.fanout import Workers, run_where_the_model_is
 from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.modules import TrackedModule, select_modules
 from tasks.influence.objectives import true_token_gradient
-from tasks.influence.queries import encode_query, preconditioned_gradients
+from tasks.influence.queries import encode_query, log_probability, preconditioned_gradients
 from tasks.influence.scores import token_scores
 from tasks.influence.sweep import sweep
 from tasks.metrics import Damping, GradientMethod, fit_of, load_metric
 from tasks.progress import progress
 from tasks.stage import stage
 
-RELATION = "probe_influences"
+RELATION, SEQUENCES, QUERIES = "probe_influences", "probe_sequences", "probe_queries"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A text that might have been trained on, and what it is an example of."""
+    """What might have been trained on, or was, and what it is an example of: a text, or else a sequence's id."""
 
     group: str
-    text: str
+    text: str | None = None
+    sequence_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,11 @@ class Probing:
     def probing_id(self) -> str:
         """Named by everything that decides its numbers."""
         asked = [
-            [s.name, [[p.query_id, p.prompt, p.completion] for p in s.prompts], [[p.group, p.text] for p in s.probes]]
+            [
+                s.name,
+                [[p.query_id, p.prompt, p.completion] for p in s.prompts],
+                [[p.group, p.text if p.sequence_id is None else p.sequence_id] for p in s.probes],
+            ]
             for s in self.sets
         ]
         made_from = [
@@ -77,7 +87,7 @@ class Probing:
 
 @stage("probes")
 def score_probes(probing: Probing, workers: Workers) -> str:
-    """Fill `probe_influences` unless it is there; returns the probing's id."""
+    """Fill `probe_influences`, and what says more of its queries and probes, unless it is there; returns the id."""
     if not has_part(probing.store, RELATION, probing.probing_id):
         run_where_the_model_is(workers, write_probe_influences, probing, "probes")
     return probing.probing_id
@@ -90,27 +100,47 @@ def write_probe_influences(probing: Probing) -> None:
     fit = fit_of(probing.store, probing.fit_id, probing.model)
     context = context_length(probing.model)
     metric_of = partial(_metric, probing, fit, network.device)
-    with writing(probing.store, RELATION, probing.probing_id) as part, progress("probes", len(probing.sets)) as advance:
+    tokens = read_tokens(probing.store, _named(probing.sets))
+    with (
+        writing(probing.store, RELATION, probing.probing_id) as part,  # appears last: it says that the others are there
+        writing(probing.store, SEQUENCES, probing.probing_id) as named,
+        writing(probing.store, QUERIES, probing.probing_id) as queries,
+        progress("probes", len(probing.sets)) as advance,
+    ):
         for asked in probing.sets:
             encoded = [encode_query(tokenizer, p.prompt, p.completion, context, p.query_id) for p in asked.prompts]
-            sequences = [_encoded(tokenizer, probe, k, context, asked.name) for k, probe in enumerate(asked.probes)]
+            sequences = [
+                TokenSequence(k, _tokens(tokenizer, probe, tokens, context, f"probe {k} of {asked.name}"))
+                for k, probe in enumerate(asked.probes)
+            ]
             gradients = preconditioned_gradients(network, modules, encoded, metric_of)
             layers, scores = _scores(network, modules, gradients, sequences, probing.compute.batch_size)
             part.append(_rows(probing, asked, sequences, layers, scores))
+            named.append(_sequence_rows(probing, asked))
+            queries.append(_query_rows(probing, asked, encoded, [log_probability(network, one) for one in encoded]))
             advance(1)
 
 
-def _encoded(tokenizer, probe: Probe, number: int, context: int, name: str) -> TokenSequence:
-    """The text with the special tokens that the tokenizer adds, as a document of the corpus has them."""
-    tokens = tokenizer(probe.text, verbose=False)["input_ids"]
-    if not 2 <= len(tokens) <= context:
+def _named(sets: Sequence[ProbeSet]) -> np.ndarray:
+    return np.array([p.sequence_id for s in sets for p in s.probes if p.sequence_id is not None], np.int64)
+
+
+def _tokens(tokenizer, probe: Probe, known: dict[int, list[int]], context: int, name: str) -> Sequence[int]:
+    """A sequence as the store has it; a text with the special tokens that its tokenizer adds to a document."""
+    if probe.sequence_id is not None:
+        tokens, least, shown = known[probe.sequence_id], 1, f"sequence {probe.sequence_id}"
+        remedy = "Leave the model out, or cut the corpus shorter (--sequence-length)."
+    else:
+        tokens, least, shown = tokenizer(probe.text, verbose=False)["input_ids"], 2, repr((probe.text or "")[:60])
+        remedy = "Lengthen the text, or shorten it."
+    if not least <= len(tokens) <= context:
         raise InputError(
-            f"probe {number} of {name}, {probe.text[:60]!r}",
-            expected=f"2 to {context:,} tokens, so that one is predicted and the model's context holds all",
+            f"{name}, {shown}",
+            expected=f"{least} to {context:,} tokens, so that one is predicted and the model's context holds all",
             found=f"{len(tokens):,}",
-            remedy="Lengthen the text, or shorten it.",
+            remedy=remedy,
         )
-    return TokenSequence(number, tokens)
+    return tokens
 
 
 def _scores(
@@ -145,6 +175,32 @@ def _rows(
         "n_tokens": [len(sequences[p].token_ids) for _, p, _ in every()],
         "layer": [layers[n] for _, _, n in every()],
         "influence": scores.ravel().tolist(),
+    }
+
+
+def _sequence_rows(probing: Probing, asked: ProbeSet) -> dict[str, list]:
+    found = [(k, probe.sequence_id) for k, probe in enumerate(asked.probes) if probe.sequence_id is not None]
+    return {
+        "probing_id": [probing.probing_id] * len(found),
+        "probe_set": [asked.name] * len(found),
+        "probe": [k for k, _ in found],
+        "sequence_id": [sequence_id for _, sequence_id in found],
+    }
+
+
+def _query_rows(
+    probing: Probing, asked: ProbeSet, encoded: Sequence[TokenSequence], log_probabilities: list[float]
+) -> dict[str, list]:
+    n = len(asked.prompts)
+    return {
+        "probing_id": [probing.probing_id] * n,
+        "probe_set": [asked.name] * n,
+        "query_id": [prompt.query_id for prompt in asked.prompts],
+        "prompt": [prompt.prompt for prompt in asked.prompts],
+        "completion": [prompt.completion for prompt in asked.prompts],
+        "metadata": [prompt.metadata for prompt in asked.prompts],
+        "n_completion_tokens": [len(query.token_ids) - query.first_scored for query in encoded],
+        "log_probability": log_probabilities,
     }
 
 
