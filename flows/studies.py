@@ -14,11 +14,12 @@ from tasks.studies.memorization import study_memorization
 from tasks.studies.restrict import study_restrict
 from tasks.studies.scale import study_scale
 from tasks.studies.sparsity import study_sparsity
+from tasks.studies.themes import study_themes
 from tasks.study_page import Page, write_study
 
-Question = Literal["layers", "restrict", "sparsity", "memorization", "scale"]
+Question = Literal["layers", "themes", "restrict", "sparsity", "memorization", "scale"]
 # Sequences of each query that a question is about.
-FIRST = {"layers": 500, "restrict": 10, "sparsity": 0, "memorization": 100, "scale": 10}
+FIRST = {"layers": 500, "themes": 50, "restrict": 10, "sparsity": 0, "memorization": 100, "scale": 10}
 
 
 class StudyParameters(BaseModel):
@@ -27,7 +28,7 @@ class StudyParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str = Field(min_length=1, description="directory of the store")
-    question: Question = Field(description="layers, restrict, sparsity, memorization or scale")
+    question: Question = Field(description="layers, themes, restrict, sparsity, memorization or scale")
     run: str = Field("latest", min_length=1, description="a run's id, or latest; scale takes every model's latest")
     first: int | None = Field(None, ge=1, le=100_000, description="sequences of each query; none: as was published")
     output: str | None = Field(None, description="HTML page to write")
@@ -45,6 +46,8 @@ def study(parameters: StudyParameters, command: str = "") -> Page:
     first = parameters.first or FIRST[parameters.question]
     if parameters.question == "layers":
         page = study_layers(store, run, first, command)
+    elif parameters.question == "themes":
+        page = study_themes(store, run, first, command)
     elif parameters.question == "restrict":
         page = study_restrict(store, run, first, command)
     elif parameters.question == "sparsity":

@@ -139,7 +139,8 @@ def _cell(estimate: Estimate | None, best: bool) -> Cell | None:
     if estimate is None:
         return None
     value, low, high = (figure(part, 3, False) for part in (estimate.value, estimate.ci_low, estimate.ci_high))
-    return Cell(value, f"[{low}, {high}]", None, best)
+    interval = f"[{low}, {high}]" if estimate.n > 1 else ""  # one observation says nothing of its spread
+    return Cell(value, interval, None, best)
 
 
 def bars(found: dict[str, Estimate], label: str) -> Draw:

@@ -1,4 +1,4 @@
-"""Layers: where in the network the sequences act that raised each query most (Grosse et al. 2023, Figs. 17 to 19)."""
+"""Layers: where in the network the sequences act that raised each query most (Grosse et al. 2023, Figs. 17 and 18)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from storage.database import session
 from storage.store import Store
-from tasks.fact_plots import Theme, grid
+from tasks.fact_plots import Theme
 from tasks.studies.shown import Asked, examine, heat_map, plain_table, require_layers
 from tasks.study_page import Block, Page
 
@@ -15,17 +15,15 @@ HOW = (
     "A layer’s share is its part of a sequence’s positive influence: max(influence, 0) over the sum of those of all "
     "layers, so that the shares of one sequence sum to 1. The centre of mass is the mean layer, weighted by shares."
 )
-GROUP_K = 50
 LINES = 120  # of the heat map
 
 
 def study_layers(store: Store, run: str, k: int, command: str) -> Page:
-    """Shares of the layers over the k sequences that raised each query most, and by group of queries."""
+    """Shares of the layers over the k sequences that raised each query most; tasks/studies/themes.py groups them."""
     with session(store) as connection:
         asked = examine(connection, store, run)
         found = asked.table("layer_distribution", k=k)
         require_layers(asked, found)
-        profiles = asked.table("group_profiles", k=min(k, GROUP_K)).to_pylist()
         layers = sorted(set(found["layer"].to_pylist()))
         shares = np.reshape(found["share"].to_numpy(), (-1, len(layers)))
         centres = np.reshape(found["centre_of_mass"].to_numpy(), shares.shape)[:, 0]
@@ -41,11 +39,7 @@ def study_layers(store: Store, run: str, k: int, command: str) -> Page:
                 ("layers", f"{len(layers)}", ""),
                 ("mean centre of mass", f"{centres.mean():.2f}", f"of 0 to {layers[-1]}"),
             ),
-            (
-                _overall(asked, k, layers, shares),
-                _sorted(asked, k, layers, shares),
-                _by_group(asked, min(k, GROUP_K), layers, profiles),
-            ),
+            (_overall(asked, k, layers, shares), _sorted(asked, k, layers, shares)),
             asked.origin(),
             (command,),
         )
@@ -88,24 +82,4 @@ def _sorted(asked: Asked, k: int, layers: list[int], shares: np.ndarray) -> Bloc
         + ("a line is a sequence." if each == 1 else f"a line is the mean of {each} sequences or one less."),
         ("A diagonal says that single sequences act in few layers even where their mean is even.",),
         asked.sql("layer_distribution", k=k),
-    )
-
-
-def _by_group(asked: Asked, k: int, layers: list[int], profiles: list[dict]) -> Block:
-    groups = list(dict.fromkeys(row["query_group"] for row in profiles))
-    values = np.zeros((len(groups), len(layers)))
-    for row in profiles:
-        values[groups.index(row["query_group"]), layers.index(row["layer"])] = row["share"]
-    draw = grid(values, groups, [str(n) for n in layers], "layer", "")
-    counts = {row["query_group"]: row["n_queries"] for row in profiles}
-    rows = [(group, (f"{counts[group]}", *(f"{v:.3f}" for v in of))) for group, of in zip(groups, values, strict=True)]
-    columns = ("queries", *(f"layer {n}" for n in layers))
-    return Block(
-        "By group of queries",
-        plain_table(f"First {k} sequences of each query", "group", columns, rows),
-        draw,
-        1.1 + 0.35 * len(groups),
-        "The mean over the group’s queries of the mean share over each one’s first sequences.",
-        ("A query’s group is the field `group` of its metadata.",),
-        asked.sql("group_profiles", k=k),
     )

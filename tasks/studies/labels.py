@@ -1,0 +1,47 @@
+"""Names in figures: as they are where the figures' font shows them right, else a number that the tables explain."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+from matplotlib.font_manager import findfont, get_font
+
+LONGEST = 28  # characters of a name in a figure
+FONT = "DejaVu Sans"  # what tasks.fact_plots draws with
+
+
+def in_figures(names: Sequence[str], kind: str) -> dict[str, str]:
+    """What each name is called in a figure, by the name: itself, or `kind` and its place where it cannot be drawn.
+
+    matplotlib draws a box for a letter that its font lacks, and sets right-to-left scripts and marks wrong.
+    """
+    return {
+        name: _composed(name) if len(name) <= LONGEST and drawable(name) else f"{kind} {place}"
+        for place, name in enumerate(names, start=1)
+    }
+
+
+def in_tables(labels: dict[str, str]) -> dict[str, str]:
+    """What each name is called in a table beside the figure: the name, after what the figure says instead."""
+    return {name: name if label == _composed(name) else f"{label}: {name}" for name, label in labels.items()}
+
+
+def drawable(text: str) -> bool:
+    """Whether every character of the text stands in the figures' font and needs no shaping beside its neighbours."""
+    return all(
+        ord(character) in _characters()
+        and unicodedata.category(character)[0] not in "CM"
+        and unicodedata.bidirectional(character) not in {"R", "AL", "AN"}
+        for character in _composed(text)
+    )
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FONT)).get_charmap())
