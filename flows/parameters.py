@@ -37,6 +37,16 @@ class QueryParameters(BaseModel):
     query_id: str | None = Field(None, description="name of the query; none: made from its text")
     metadata: dict[str, Any] = Field(default_factory=dict, description="kept with the query; may name its truth")
 
+    @classmethod
+    def of(cls, prompt: Prompt) -> QueryParameters:
+        """A query that was read, with all that its file says of it."""
+        return cls(
+            prompt=prompt.prompt,
+            completion=prompt.completion,
+            query_id=prompt.query_id,
+            metadata=json.loads(prompt.metadata),
+        )
+
     def as_prompt(self) -> Prompt:
         """The query as the store knows it."""
         return make_prompt(self.prompt, self.completion, self.query_id, json.dumps(self.metadata, sort_keys=True))

@@ -1,4 +1,4 @@
-"""Studies on the command line: headwater study layers, restrict, sparsity, memorization, scale, word-order, tokens."""
+"""Studies on the command line: headwater study layers, themes, restrict, sparsity, memorization, word-order …"""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 study_app = typer.Typer(no_args_is_help=True, help="What influences say about a model: a table, a figure, a sentence.")
 RunOption = Annotated[str, typer.Option("--run", help="a run's id, or latest")]
+ModelsOption = Annotated[
+    list[str], typer.Option("--model", help="model directory or hub name; several of one tokenizer may be compared")
+]
 FirstOption = Annotated[int | None, typer.Option("--first", help="sequences of each query; default: as was published")]
 PageOption = Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write; default: by its name")]
 FiguresOption = Annotated[str | None, typer.Option("--figures", help="directory for each figure, SVG one column wide")]
@@ -39,8 +42,20 @@ def layers(
     output: PageOption = None,
     figures: FiguresOption = None,
 ) -> None:
-    """How influence is spread over the network's depth, sequence by sequence and by group of queries."""
+    """How influence is spread over the network's depth, over all queries and sequence by sequence."""
     _ask("layers", store, run, first, output, figures)
+
+
+@study_app.command()
+def themes(
+    store: StoreOption,
+    run: RunOption = "latest",
+    first: FirstOption = None,
+    output: PageOption = None,
+    figures: FiguresOption = None,
+) -> None:
+    """What groups of queries have in common: where their sequences act, the words they share, what they find."""
+    _ask("themes", store, run, first, output, figures)
 
 
 @study_app.command()
@@ -86,7 +101,7 @@ def scale(
 @study_app.command("word-order")
 def word_order(
     store: StoreOption,
-    model: Annotated[list[str], typer.Option("--model", help="model directory or hub name; several for several bars")],
+    model: ModelsOption,
     stimuli: Annotated[
         str, typer.Option(help="JSON file; FILE.parquet:en:de; planted: the demo's facts; unknown")
     ] = "unknown",
@@ -102,17 +117,47 @@ def word_order(
     from flows.word_order import WordOrderParameters
     from flows.word_order import word_order as flow
 
-    parameters = WordOrderParameters.model_validate(
-        {
-            "store": store,
-            "models": [{"name": name} for name in model],
-            "stimuli": stimuli,
-            "damping": {"relative": damping},
-            "fit": {"modules": modules, "sequences": fit_sequences},
-            "compute": {"precision": precision},
-            "cluster": cluster,
-            "output": output,
-            "figures": figures,
+    asked = _probing_words(store, model, modules, fit_sequences, damping, precision, cluster, output, figures)
+    parameters = WordOrderParameters.model_validate(asked | {"stimuli": stimuli})
+    began = time.perf_counter()
+    _show(flow(parameters, typed_command()), Path(output), began)
+
+
+@study_app.command("cross-lingual")
+def cross_lingual(
+    store: StoreOption,
+    model: ModelsOption,
+    sentences: Annotated[
+        str, typer.Option(help="FILE.parquet:en:de:fr, or a file of queries with group and language; the first leads")
+    ],
+    queries: Annotated[int, typer.Option(help="sentences taken of a table")] = 24,
+    first: Annotated[int, typer.Option(help="sequences of each query that are followed")] = 10,
+    random: Annotated[int, typer.Option(help="sequences drawn at random beside them")] = 10,
+    filter: Annotated[
+        list[str] | None, typer.Option(help="of the trace in the first language, as headwater trace has it; may repeat")
+    ] = None,
+    candidates: Annotated[int, typer.Option(help="sequences that the filter keeps per query")] = 10_000,
+    modules: ModulesOption = "mlp",
+    fit_sequences: FitOption = 10_000,
+    damping: DampingOption = 0.1,
+    precision: PrecisionOption = "auto",
+    cluster: ClusterOption = "none",
+    output: Annotated[str, typer.Option("--output", "-o", help="HTML page to write")] = "cross-lingual.html",
+    figures: FiguresOption = None,
+) -> None:
+    """Whether the sequences that a query is traced to act on its translations, too: heat maps by model."""
+    from flows.cross_lingual import CrossLingualParameters
+    from flows.cross_lingual import cross_lingual as flow
+
+    asked = _probing_words(store, model, modules, fit_sequences, damping, precision, cluster, output, figures)
+    parameters = CrossLingualParameters.model_validate(
+        asked
+        | {
+            "sentences": sentences,
+            "queries": queries,
+            "first": first,
+            "random": random,
+            "candidates": {"filters": filter or ["bm25"], "top_k": candidates},
         }
     )
     began = time.perf_counter()
@@ -155,6 +200,30 @@ def tokens(
     )
     began = time.perf_counter()
     _show(flow(parameters, typed_command()), Path(output), began)
+
+
+def _probing_words(
+    store: str,
+    models: list[str],
+    modules: str,
+    fit_sequences: int,
+    damping: float,
+    precision: str,
+    cluster: str,
+    output: str,
+    figures: str | None,
+) -> dict:
+    """What both of them say of models and how these are fitted."""
+    return {
+        "store": store,
+        "models": [{"name": name} for name in models],
+        "damping": {"relative": damping},
+        "fit": {"modules": modules, "sequences": fit_sequences},
+        "compute": {"precision": precision},
+        "cluster": cluster,
+        "output": output,
+        "figures": figures,
+    }
 
 
 def _ask(question: str, store: str, run: str, first: int | None, output: str | None, figures: str | None) -> None:

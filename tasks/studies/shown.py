@@ -150,3 +150,40 @@ def heat_map(
         bar.solids.set_rasterized(False)  # matplotlib would draw its many steps as a picture of pixels
 
     return draw
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A matrix of numbers on both sides of zero, [row, column], with the names of both; NaN is empty."""
+
+    title: str
+    values: np.ndarray
+    rows: Sequence[str]
+    columns: Sequence[str]
+
+
+def signed_maps(found: Sequence[Signed], x_label: str, unit: str) -> Draw:
+    """Matrices one below the other, each on a scale of its own: red above zero, teal below, the number in each cell."""
+
+    def draw(canvas: Figure, theme: Theme) -> None:
+        colours = [theme.colours[2], PAPER[theme.on_colour], theme.colours[1]]
+        shade = LinearSegmentedColormap.from_list("signed", colours)
+        for axes, of in zip(np.atleast_1d(canvas.subplots(len(found), 1)), found, strict=True):
+            largest = float(np.nanmax(np.abs(of.values), initial=0)) or 1.0
+            image = axes.pcolormesh(np.ma.masked_invalid(of.values), cmap=shade, vmin=-largest, vmax=largest)
+            for (row, column), value in np.ndenumerate(of.values):
+                if np.isfinite(value):
+                    heavy = abs(value) > 0.6 * largest
+                    axes.text(column + 0.5, row + 0.5, f"{value:.2g}".replace("-", "−"), ha="center", va="center",
+                              fontsize=7.5, color=theme.on_colour if heavy else theme.ink)  # fmt: skip
+            axes.invert_yaxis()
+            axes.grid(False)
+            axes.set_title(of.title, loc="left", fontsize=9.5, color=theme.ink)
+            axes.set_xticks(np.arange(len(of.columns)) + 0.5, of.columns)
+            axes.set_yticks(np.arange(len(of.rows)) + 0.5, of.rows, color=theme.ink)
+            bar = canvas.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
+            bar.set_label(unit)
+            bar.outline.set_visible(False)
+        axes.set_xlabel(x_label)
+
+    return draw
