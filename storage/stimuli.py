@@ -72,15 +72,21 @@ def read_translations(path: str, first: str, second: str) -> list[Stimulus]:
     pairs = [(a, b) for a, b in rows if a and b and len(a) + len(b) <= CHARACTERS][:PAIRS]
     if not pairs:
         raise _refused(path, f"pairs of at most {CHARACTERS} characters together", f"none in {len(rows):,} rows")
-    return [
-        Stimulus(
-            f"{first} to {second}, {k + 1}",
-            a,
-            f" {b}",
-            {"order kept": (f"{a} {b}",), "flipped": (f"{b} {a}",), "answer alone": (b,), "question alone": (a,)},
-        )
-        for k, (a, b) in enumerate(pairs)
-    ]
+    return [_translated(f"{first} to {second}, {k + 1}", pairs, k) for k in range(len(pairs))]
+
+
+def _translated(name: str, pairs: list[tuple[str, str]], k: int) -> Stimulus:
+    """One pair in both orders, its parts alone, and, where there is one, after another pair's question.
+
+    A text with another question teaches as much as one that keeps the order where a model does not know which
+    question an answer belongs to.
+    """
+    a, b = pairs[k]
+    other = pairs[(k + 1) % len(pairs)][0]
+    sets = {"order kept": (f"{a} {b}",), "flipped": (f"{b} {a}",), "answer alone": (b,), "question alone": (a,)}
+    if other != a:
+        sets["another question"] = (f"{other} {b}",)
+    return Stimulus(name, a, f" {b}", sets)
 
 
 def _stimulus(path: str, name: str, given: Any) -> Stimulus:

@@ -87,8 +87,9 @@ def test_translations_stand_in_both_orders(tmp_path):
     assert (one.prompt, one.completion) == ("The sun rises.", " Die Sonne geht auf.")
     assert two.sets == {
         "order kept": ("It rains. Es regnet.",), "flipped": ("Es regnet. It rains.",), "answer alone": ("Es regnet.",),
-        "question alone": ("It rains.",),
+        "question alone": ("It rains.",), "another question": ("The sun rises. Es regnet.",),
     }  # fmt: skip
+    assert one.sets["another question"] == ("It rains. Die Sonne geht auf.",)
     with pytest.raises(InputError, match="columns 'en' and 'tr'"):
         read_translations(str(tmp_path / "pairs.parquet"), "en", "tr")
     with pytest.raises(InputError, match="expected a Parquet file with texts"):
