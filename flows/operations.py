@@ -21,7 +21,9 @@ def submit(
     prompt: Annotated[str | None, typer.Option(help="what the model was given")] = None,
     completion: Annotated[str | None, typer.Option(help="what it said")] = None,
     query_id: Annotated[str | None, typer.Option(help="name of the query; default: made from its text")] = None,
-    queries: Annotated[str | None, typer.Option(help="JSON lines with prompt, completion, query_id")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="JSON lines, or a JSON document, with prompt, completion, query_id")
+    ] = None,
 ) -> None:
     """Hand in queries for the next scheduled trace; safe from many processes at once."""
     from storage.inbox import submit as hand_in

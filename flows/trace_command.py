@@ -34,7 +34,9 @@ from storage.errors import InputError
 def trace(
     store: StoreOption,
     model: ModelOption,
-    queries: Annotated[str | None, typer.Option(help="JSON lines with prompt, completion, query_id")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="JSON lines, or a JSON document, with prompt, completion, query_id")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="what the model was given")] = None,
     completion: Annotated[str | None, typer.Option(help="what it said")] = None,
     corpus: Annotated[list[str] | None, typer.Option(help="corpus files to ingest first, if new")] = None,
