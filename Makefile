@@ -15,7 +15,7 @@ SMALL := --seeds 3 --left-out 24 --tests 48
 # Files of tests are shared out among so many processes: `make test WORKERS=0` runs them one after another in one.
 WORKERS ?= 2
 
-.PHONY: demo up evaluate-small evaluate-language test test-e2e test-slow lint types clean
+.PHONY: demo up gallery evaluate-small evaluate-language test test-e2e test-slow lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headwater demo
@@ -45,6 +45,12 @@ evaluate-language: $(VENV)/.installed
 		--sequence-length 64 --modules all --epochs 3 --batch-size 16 --learning-rate 1e-3 \
 		--subsets 40 --seeds 5 --removals 6 --methods ekfac,kfac,cg,identity,tracin,embedding \
 		--solver-sequences 128 --iterations 10 --dampings 1,10 --swept ekfac,cg -o $(EVALUATED)/lds.html
+
+# The gallery of the README: every study on the demo and on MODEL with the CORPUS that it was trained on, two hours of one
+# core at most; SENTENCES has a column for each language, PUBLISHED holds queries with their groups.
+gallery: demo
+	$(BIN)/python tests/benchmarks/gallery.py --model "$(MODEL)" --corpus "$(CORPUS)" --sentences "$(SENTENCES)" \
+		--published "$(PUBLISHED)" --work $(EVALUATED)/gallery
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow and not e2e" -n $(WORKERS) --dist loadfile --no-loadscope-reorder

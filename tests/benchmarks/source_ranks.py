@@ -27,10 +27,10 @@ WORDS = 6  # of the continuation
 CONTEXT = 220  # characters of prompt at most, so that a model with 256 characters of context takes it
 
 
-def queries(corpus: Path) -> dict[str, QueryParameters]:
-    """Five queries by the id of the story that each continues."""
+def queries(corpus: Path, n: int = 5) -> dict[str, QueryParameters]:
+    """So many queries by the id of the story that each continues."""
     table = pq.read_table(corpus, columns=["doc_id", "text"]).to_pylist()
-    chosen = [row for row in table if row["text"].isascii()][25 :: len(table) // 6][:5]
+    chosen = [row for row in table if row["text"].isascii()][25 :: len(table) // (n + 1)][:n]
     found = {}
     for row in chosen:
         sentences = re.findall(r"[^.!?]+[.!?]+[\"”]?\s*", row["text"])
