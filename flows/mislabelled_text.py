@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from flows.outcome import EXPLAINED
 from flows.parameters import ModelParameters, SelfInfluenceParameters
-from flows.self_influence import self_influence
+from flows.self_influence import answer_self_influence, self_influence
 from flows.training import TrainParameters, train
 from storage.store import open_store
 from tasks.compute import ComputeParameters
@@ -39,6 +39,16 @@ class MislabelledTextParameters(BaseModel):
     damping: Damping = Field(Damping(), description="added to the eigenvalues before they are inverted")
     compute: ComputeParameters = Field(default_factory=ComputeParameters)
     cluster: str = Field("none", description="auto, local, none, or tcp://host:port of a Dask scheduler")
+
+    @field_validator("cut")
+    @classmethod
+    def _document_by_document(cls, cut: CutParameters) -> CutParameters:
+        if cut.packing != "document":
+            raise ValueError(
+                f"packing: expected document, found {cut.packing}, with which a sequence would hold the answers of "
+                "several documents and be nobody's. Leave it out."
+            )
+        return cut
 
 
 @flow(
@@ -72,15 +82,15 @@ def mislabelled_text(parameters: MislabelledTextParameters, command: str = "") -
                 cluster=parameters.cluster,
             )
         )
-        factors_id, _ = self_influence(
-            SelfInfluenceParameters(
-                store=store,
-                model=ModelParameters(name=model),
-                fit=parameters.fit,
-                damping=parameters.damping,
-                compute=parameters.compute,
-                cluster=parameters.cluster,
-            )
+        asked = SelfInfluenceParameters(
+            store=store,
+            model=ModelParameters(name=model),
+            fit=parameters.fit,
+            damping=parameters.damping,
+            compute=parameters.compute,
+            cluster=parameters.cluster,
         )
+        factors_id, _ = self_influence(asked)
+        answer_self_influence(asked)
         inspected.append(inspect_corpus(open_store(store), Path(model), factors_id))
     return InspectionStudy(Path(parameters.inputs[0]).name, tuple(inspected), command)

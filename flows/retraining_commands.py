@@ -132,7 +132,6 @@ def mislabelled_text(
     model: StartOption = None,
     revision: RevisionOption = None,
     sequence_length: LengthOption = None,
-    packing: PackingOption = "document",
     bad_documents: BadOption = "refuse",
     epochs: EpochsOption = 3,
     batch_size: StepOption = 8,
@@ -150,10 +149,10 @@ def mislabelled_text(
     cluster: ClusterOption = "none",
     output: Annotated[str | None, typer.Option("--output", "-o", help="HTML page to write")] = "mislabelled-text.html",
 ) -> None:
-    """How soon self-influence finds documents that were given another one's answer: a table, a page, `evaluations`."""
+    """How soon self-influence, of a text or of its answer alone, finds documents that say another one's answer."""
     from flows.mislabelled_text import MislabelledTextParameters
     from flows.mislabelled_text import mislabelled_text as search
-    from tasks.inspection_page import NOTE, describe, inspection_table, statement, write_inspection_page
+    from tasks.inspection_page import NOTE, describe, inspection_table, statements, write_inspection_page
 
     parameters = MislabelledTextParameters.model_validate(
         {
@@ -162,7 +161,7 @@ def mislabelled_text(
             "model": model_words(model, revision),
             "shape": shape_words(layers, width, heads, context, vocabulary),
             "swap": {"share": share, "answer": answer, "within": within},
-            "cut": {"sequence_length": sequence_length, "packing": packing, "bad_documents": bad_documents},
+            "cut": {"sequence_length": sequence_length, "bad_documents": bad_documents},
             "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
             "seeds": seeds,
             "fit": {"modules": modules, "sequences": fit_sequences},
@@ -179,4 +178,4 @@ def mislabelled_text(
     console.print(Text(NOTE, style="dim"), soft_wrap=True)
     if output is not None:
         say_page(write_inspection_page(study, Path(output)), began)
-    say_statement(study.inspections[-1].store, statement(study))
+    say_statement(study.inspections[-1].store, statements(study)[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prefect import flow
 
 from flows.cluster import open_workers
@@ -13,8 +15,9 @@ from storage.sequences import corpus_parts
 from storage.store import open_store
 from tasks.compute import settle
 from tasks.factors import fit_factors
+from tasks.fanout import Workers
 from tasks.metrics import CURVED, metric_id
-from tasks.self_influence import measure_self_influences
+from tasks.self_influence import measure_answers, measure_self_influences
 from tasks.selves import Curvature
 
 
@@ -23,6 +26,19 @@ from tasks.selves import Curvature
 )
 def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
     """Measure every sequence of the corpus that has no self-influence yet; the factors' id and how many were new."""
+    return _survey(parameters, measure_self_influences)
+
+
+@flow(
+    name="answer-self-influence", flow_run_name="answers of {parameters.model.name}", validate_parameters=True,
+    **EXPLAINED,
+)  # fmt: skip
+def answer_self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
+    """The same of the answers that documents give, of which their metadata says in the field `said`."""
+    return _survey(parameters, measure_answers)
+
+
+def _survey(parameters: SelfInfluenceParameters, measure: Callable[[Curvature, Workers], int]) -> tuple[str, int]:
     store, model = open_store(parameters.store), find_checkpoint(parameters.model.name, parameters.model.revision)
     curved = parameters.method in CURVED
     with gpu_slot(), open_workers(parameters.cluster, len(corpus_parts(store))) as workers:
@@ -46,4 +62,4 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
             parameters.damping,
             compute,
         )
-        return factors_id, measure_self_influences(curvature, workers)
+        return factors_id, measure(curvature, workers)

@@ -79,6 +79,16 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("self_influence", pa.float64()),
         ("gradient_norm", pa.float64()),
     ),
+    # one row per (factors, sequence): the same of the answer that its document gives, whose n_tokens tokens cost `loss`
+    # nats given the text before them; all zero where the sequence says none
+    "answer_self_influences": _schema(
+        ("factors_id", pa.string()),
+        ("sequence_id", pa.int64()),
+        ("n_tokens", pa.int32()),
+        ("loss", pa.float64()),
+        ("self_influence", pa.float64()),
+        ("gradient_norm", pa.float64()),
+    ),
     # one row per (run, query, sequence, module), of the run's own method
     "layer_influences": _schema(*_RUN, ("layer", pa.int32()), ("module", pa.string()), ("influence", pa.float64())),
     # one row per (run, query, sequence, layer, position): position predicts the token after it

@@ -124,6 +124,7 @@ def _remedy(store: Store, relation: str, path: Place, is_merged: bool) -> str:
     return {
         "queries": "restore it from a backup, or delete it and submit its queries again",
         "self_influences": "delete it: the next run that needs its rows measures them",
+        "answer_self_influences": "delete it: the search for swapped answers measures it again",
         "evaluations": "delete it: the nightly evaluation writes it again",
         "query_outcomes": "delete it: the evaluation of its fact set measures it again",
         "tail_patches": "delete it: the evaluation of its fact set measures it again",

@@ -26,6 +26,9 @@ METHODS = {
     "identity": "self-influence, gradient dot",
     "loss": "loss",
     "loss per token": "loss per token",
+    "ekfac of the answer": "answer alone: self-influence, EK-FAC",
+    "identity of the answer": "answer alone: self-influence, gradient dot",
+    "loss of the answer": "answer alone: loss",
     "random": "random",
 }
 
@@ -77,6 +80,9 @@ def inspect_corpus(store: Store, model: Path, factors_id: str) -> Inspection:
         "identity": columns["gradient_norm"] ** 2,
         "loss": losses,
         "loss per token": losses / np.maximum(lengths, 1),
+        "ekfac of the answer": columns["answer_self_influence"],
+        "identity of the answer": columns["answer_gradient_norm"] ** 2,
+        "loss of the answer": columns["answer_loss"],
     }
     documents, place = np.unique(columns["document_id"], return_inverse=True)
     wrong = np.zeros(len(documents), np.bool_)

@@ -14,8 +14,9 @@ from tasks.study_page import Block, Page, curves, estimate_table, write_study_pa
 NOTE = (
     f"Share of the documents with a swapped answer among the first {FIRST:.0%} of all documents, with the 95 % "
     "interval over corpora (a bootstrap over documents where there are one or two). A document is as suspect as the "
-    "most suspect of its sequences. Self-influence is "
-    "what a sequence’s gradient does to its own loss under the inverse curvature; gradient dot has no curvature."
+    "most suspect of its sequences. Self-influence is what a sequence’s gradient does to its own loss under the "
+    "inverse curvature; gradient dot has no curvature. Of the answer alone: −log p of its tokens given the text before "
+    "them is all that counts in the loss and its gradient."
 )
 
 
@@ -62,14 +63,17 @@ def write_inspection_page(study: InspectionStudy, output: Path) -> Path:
         ),
         (block,),
         tuple((f"store {k}", found.store) for k, found in enumerate(study.inspections)),
-        (study.command, f'headwater sql --store {visible(last.store)} "{statement(study)}"'),
+        (study.command, *(f'headwater sql --store {visible(last.store)} "{sql}"' for sql in statements(study))),
     )
     return write_study_page(page, output)
 
 
-def statement(study: InspectionStudy) -> str:
-    """What else there is to be asked, of the last store."""
+def statements(study: InspectionStudy) -> tuple[str, str]:
+    """What else there is to be asked of the last store: the figures, and the documents with the hardest answers."""
     factors = study.inspections[-1].factors_id
     return (
-        f"select method, value, ci_low, ci_high, n from evaluations where run_id = '{factors}' and metric = '{METRIC}'"
+        f"select method, value, ci_low, ci_high, n from evaluations where run_id = '{factors}' and metric = '{METRIC}'",
+        "select document_id, text, a.loss, a.self_influence from answer_self_influences a "
+        "join sequences using (sequence_id) join documents using (document_id) "
+        f"where factors_id = '{factors}' order by a.self_influence desc limit 20",
     )

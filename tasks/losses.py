@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ PER_PASS = 32  # sequences
 @torch.inference_mode()
 def sequence_losses(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
     """The loss of each sequence, in their order."""
-    numbered = [TokenSequence(k, s.token_ids, s.first_scored) for k, s in enumerate(sequences)]
+    numbered = [replace(sequence, sequence_id=k) for k, sequence in enumerate(sequences)]
     losses = np.empty(len(numbered))
     for batch in batches(numbered, PER_PASS, model.device):
         logits = model(**batch.model_inputs, use_cache=False).logits

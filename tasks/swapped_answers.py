@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import InputError
 from storage.inputs import Document, find_inputs, read_documents, write_documents
+from tasks.answers import standing
 from tasks.stage import stage
 
 
@@ -71,7 +71,7 @@ def _documents(inputs: Sequence[str]) -> Iterator[Document]:
 def _labelled(document: Document, parameters: SwapParameters) -> _Labelled:
     fields = json.loads(document.metadata)
     answer = fields.get(parameters.answer)
-    there = isinstance(answer, str) and answer.strip() and _standing(answer).search(document.text)
+    there = isinstance(answer, str) and answer.strip() and standing(answer).search(document.text)
     group = "" if parameters.within is None else str(fields.get(parameters.within))
     return _Labelled(document, fields, answer if there else None, group)
 
@@ -103,14 +103,9 @@ def _choose(documents: Sequence[_Labelled], parameters: SwapParameters) -> dict[
     return given
 
 
-def _standing(answer: str) -> re.Pattern[str]:
-    """The answer where it stands as whole words: entity-1 does not stand in entity-12."""
-    return re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
-
-
 def _record(item: _Labelled, given: str | None) -> dict:
     document, text = item.document, item.document.text
     if given is not None and item.answer is not None:
-        text = _standing(item.answer).sub(lambda _: given, text)
+        text = standing(item.answer).sub(lambda _: given, text)
     named = {"document_id": document.document_id, "text": text, "source": document.source}
     return {**item.fields, **named, "swapped": given is not None, "said": given or item.answer}

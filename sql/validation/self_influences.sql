@@ -1,12 +1,16 @@
--- grain: one row per sequence that has a self-influence under these factors: what an inspection may rank it by
+-- grain: one row per sequence that has both self-influences under these factors: what an inspection may rank it by
 -- not documents: a document of several sequences is as suspect as the worst of them
 select
     s.sequence_id,
     s.document_id,
     (d.metadata ->> '$.swapped')::boolean as swapped,
     i.self_influence,
-    i.gradient_norm
+    i.gradient_norm,
+    a.self_influence as answer_self_influence,
+    a.gradient_norm as answer_gradient_norm,
+    a.loss as answer_loss
 from self_influences i
+join answer_self_influences a on a.factors_id = i.factors_id and a.sequence_id = i.sequence_id
 join sequences s on s.sequence_id = i.sequence_id
 join documents d on d.document_id = s.document_id
 where i.factors_id = $factors

@@ -9,7 +9,7 @@ Letters: b sequences, t positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +27,7 @@ class TokenSequence:
     sequence_id: int
     token_ids: Sequence[int]
     first_scored: int = 1  # a training sequence counts every token that has one before it
+    counted: Collection[int] | None = None  # of the tokens from there on, the positions of those that count; none: all
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ def collate(
         start = longest - n if padding == "left" else 0
         tokens[row, start : start + n] = torch.as_tensor(sequence.token_ids, dtype=torch.long)
         scored[row, start + max(sequence.first_scored, 1) - 1 : start + max(n - 1, 0)] = True
+        if sequence.counted is not None:
+            counts = torch.zeros(longest, dtype=torch.bool)
+            counts[[start + position - 1 for position in sequence.counted if position > 0]] = True
+            scored[row] &= counts
         real[row, start : start + n] = True
     ids = torch.tensor([s.sequence_id for s in sequences], dtype=torch.long)
     batch = Batch(ids.to(device), tokens.to(device), scored.to(device))

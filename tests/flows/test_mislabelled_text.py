@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import worlds
 
+from flows.mislabelled_text import MislabelledTextParameters
 from storage.catalog import run_user_sql
 from storage.store import open_store
 from tasks.inspection import METHODS
@@ -36,13 +37,24 @@ def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_pat
     assert set(found) == set(METHODS)
     rows = run_user_sql(
         store,
-        "select (metadata ->> '$.swapped')::boolean, self_influence, gradient_norm from self_influences "
+        "select (metadata ->> '$.swapped')::boolean, s.self_influence, s.gradient_norm, a.self_influence, "
+        "a.gradient_norm, a.loss from self_influences s join answer_self_influences a using (factors_id, sequence_id) "
         "join sequences using (sequence_id) join documents using (document_id)",
     )[1]
-    wrong, ekfac, norm = (np.array(column, np.float64) for column in zip(*rows, strict=True))
-    for method, scores in (("ekfac", ekfac), ("identity", norm**2)):
+    wrong, *columns = (np.array(column, np.float64) for column in zip(*rows, strict=True))
+    whole, whole_norm, answer, answer_norm, loss = columns
+    assert len(wrong) == 60
+    assert (answer < whole).mean() > 0.9  # a part of the text has a part of its gradient
+    ranked = {"ekfac": whole, "identity": whole_norm**2, "ekfac of the answer": answer,
+              "identity of the answer": answer_norm**2, "loss of the answer": loss}  # fmt: skip
+    for method, scores in ranked.items():
         first = np.argsort(-scores)[:12]
         assert found[method] == pytest.approx(wrong[first].sum() / 6)
-    assert found["loss"] == found["ekfac"] == 1.0  # nothing else is surprising in this corpus
+    assert found["loss"] == found["ekfac"] == found["ekfac of the answer"] == 1.0  # nothing else is surprising
     assert found["random"] < 0.7
-    assert "self-influence, EK-FAC" in (tmp_path / "page.html").read_text()
+    assert "answer alone: self-influence, EK-FAC" in (tmp_path / "page.html").read_text()
+
+
+def test_a_corpus_cut_across_documents_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="packing: expected document, found concatenate"):
+        MislabelledTextParameters(inputs=("c.jsonl",), directory=str(tmp_path), cut={"packing": "concatenate"})

@@ -22,6 +22,20 @@ def test_scoring_begins_at_the_first_scored_token(first_scored, expected):
     assert batch.next_tokens[0][batch.scored[0]].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("first_scored", "counted", "expected"),
+    [(1, (2, 4), [7, 9]), (3, (1, 4), [9]), (1, (0, 1), [6]), (1, (), []), (1, (0,), [])],
+)
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_of_the_scored_tokens_only_the_counted_ones_are_scored(first_scored, counted, expected, padding):
+    """The first token is predicted by nothing, whether it is counted or not."""
+    batch = collate(
+        [TokenSequence(0, [5, 6, 7, 8, 9], first_scored, counted), TokenSequence(1, [1] * 7)], "cpu", padding
+    )
+    assert batch.next_tokens[0][batch.scored[0]].tolist() == expected
+    assert batch.scored[1].sum() == 6
+
+
 @pytest.mark.parametrize("tokens", [[], [5]], ids=["no token", "one token"])
 @pytest.mark.parametrize("beside", [0, 4])
 def test_a_sequence_that_predicts_nothing_scores_nothing(tokens, beside):
