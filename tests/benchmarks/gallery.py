@@ -10,7 +10,6 @@ Models, traces and factors that are there are kept.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 FIGURES = Path(__file__).with_name("gallery")
 README = ROOT / "README.md"
 BEGIN, END = "<!-- gallery: what follows is written by make gallery -->\n", "<!-- end of the gallery -->\n"
-QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_LOGGING_LEVEL": "ERROR"}
 
 
 def main() -> None:
@@ -36,7 +34,6 @@ def main() -> None:
     parser.add_argument("--published", type=Path, required=True, help="JSON of published queries with their groups")
     parser.add_argument("--work", type=Path, required=True, help="directory for stores and pages")
     asked = parser.parse_args()
-    os.environ |= QUIET | {"PREFECT_HOME": str((asked.work / "prefect").absolute())}
     subjects = (demo_subject(asked), stories_subject(asked))
     shown = []
     for exhibit in EXHIBITS:
