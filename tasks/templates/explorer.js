@@ -164,13 +164,14 @@ function keep(change) {
 const answerOf = (trace) =>
   "?" + new URLSearchParams({ run: trace.run_id }) + "#q=" + encodeURIComponent(trace.query_id);
 
-/** Open the run of a trace that this tab asked for; not while its reader is at another query. */
+/** Open the run of a trace that this tab asked for; not while its reader is at another query. True where it does. */
 function openAnswer(traces) {
   const isReading = new URLSearchParams(location.hash.slice(1)).has("q");
   const done = traces.find((trace) => mine.has(trace.name) && trace.run_id !== null);
-  if (!done || isReading || traces.some((trace) => mine.has(trace.name) && trace.is_open)) return;
-  keep(() => traces.forEach((trace) => mine.delete(trace.name)));
+  if (!done || isReading || traces.some((trace) => mine.has(trace.name) && trace.is_open)) return false;
+  keep(() => traces.filter((trace) => trace.run_id !== null).forEach((trace) => mine.delete(trace.name)));
   location.assign(answerOf(done));
+  return true;
 }
 
 let timer = null;
@@ -181,7 +182,7 @@ async function lookAround() {
     const { traces } = await answer("traces");
     isOpen = traces.some((trace) => trace.is_open);
     drawTraces(traces);
-    openAnswer(traces);
+    if (openAnswer(traces) && about.shown === null) return;
     offerRuns((await answer("runs")).runs);
     element("gone")?.remove();
   } catch (error) {

@@ -46,12 +46,12 @@ def environment(folder: Path) -> dict[str, str]:
     return clean | {"PREFECT_HOME": str(folder / "prefect")}
 
 
-def start(folder: Path, *arguments: str) -> Running:
+def start(folder: Path, *arguments: str, **settings: str) -> Running:
     log = folder / f"explore-{time.time_ns()}.log"
     with log.open("wb") as said:
         process = subprocess.Popen(
             [HEADWATER, "explore", "--store", str(folder / "store"), "--port", "0", *arguments],
-            env=environment(folder), stdout=said, stderr=subprocess.STDOUT, cwd=folder,
+            env=environment(folder) | settings, stdout=said, stderr=subprocess.STDOUT, cwd=folder,
         )  # fmt: skip
     found = wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()) or process.poll(), 240, "start")
     assert isinstance(found, re.Match), log.read_text()
@@ -245,3 +245,27 @@ def test_an_explorer_that_is_killed_leaves_no_server_and_no_trace_behind(folder,
     running.process.wait()
     page.close()
     wait_for(lambda: gone(family), 60, "end of its children")
+
+
+def test_a_worker_of_a_server_carries_traces_out_and_the_page_says_what_it_waits_for(browser, system):
+    running = start(system.root, "--model", str(system.model), PREFECT_API_URL=f"{system.site}/api")
+    try:
+        page = open_page(browser, running)
+        if page.locator("#ask > summary").count():  # else nothing was traced yet, and the form is the page
+            page.locator("#ask > summary").click()
+        page.locator("#prompt").fill("The otter went to the")
+        page.locator("#completion").fill("harbour.")
+        page.get_by_role("button", name="Trace it").click()
+        trace = page.locator("#asked-traces .trace.running")
+        trace.wait_for(timeout=120_000)
+        link = trace.get_by_role("link", name="Prefect UI").get_attribute("href")
+        assert link.startswith(system.site)
+        run = system.run(link.rpartition("/")[2])
+        assert run["deployment_id"] == system.deployment("trace/on-demand")["id"]
+        page.wait_for_url(re.compile(r"\?run=run-\w+#q=q-"), timeout=300_000)
+        page.locator(".rank button").first.wait_for()
+        assert len(running.family()) == 1  # nothing was started here
+        page.close()
+    finally:
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(timeout=60) == 0
