@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from storage.digests import digest_of, digest_of_file
@@ -187,7 +187,7 @@ def read_model(path: Path, attention: str = "sdpa") -> PreTrainedModel:
             trust_remote_code=False,
             attn_implementation=attention,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model {path}",
             expected="a causal language model that transformers loads",

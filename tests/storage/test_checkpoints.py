@@ -55,6 +55,14 @@ def test_pickled_weights_alone_are_refused(copy):
         find_checkpoint(str(copy))
 
 
+def test_weights_that_were_cut_short_are_refused(copy):
+    weights = copy / "model.safetensors"
+    for kept in (weights.stat().st_size - 4, 200, 6):  # in the tensors, in the header, in the header's length
+        weights.write_bytes(weights.read_bytes()[:kept])
+        with pytest.raises(ModelError, match="expected a causal language model that transformers loads"):
+            load_model(copy)
+
+
 def test_a_model_without_tokenizer_is_refused(copy):
     (copy / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="expected a tokenizer"):
