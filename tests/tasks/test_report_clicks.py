@@ -293,7 +293,7 @@ def test_a_row_reads_as_its_rank_and_its_numbers(page):
     read = page.locator("table.ranking").aria_snapshot().splitlines()
     assert read[0] == '- table "Ranked by influence, all layers. Enter on a rank opens the sequence.":'
     heads = [re.search('"(.*?)"', line)[1] for line in read if "- columnheader" in line]
-    assert heads == ["#", "influence", "relative influence", "per copy", "scored", "bm25 rank", "strongest layer",
+    assert heads == ["#", "influence", "relative influence", "per copy", "scored", "filter rank", "strongest layer",
                      "document", "text"]  # fmt: skip
     row = page.locator("tr.row").nth(1).aria_snapshot().splitlines()
     cells = [re.search(r"cell ['\"](.*?)['\"]", line)[1] for line in row if "- cell" in line]
