@@ -170,6 +170,16 @@ def test_words_are_traced_while_the_page_shows_the_stages_and_then_the_answer_op
     page.close()
 
 
+def test_nothing_is_wider_than_a_phone(browser, explorer):
+    page = open_page(browser, explorer)
+    page.set_viewport_size({"width": 390, "height": 800})
+    for details in page.locator("details").all():
+        details.evaluate("one => { one.open = true; }")
+    page.locator("#completion").fill("dog")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
 def test_what_the_tokenizer_refuses_is_told_in_the_form(browser, explorer):
     page = open_page(browser, explorer)
     hand_in(page, "word " * 300, "x")
