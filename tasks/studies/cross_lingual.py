@@ -25,6 +25,7 @@ from tasks.study_page import Block, Page, estimate_table
 
 FIRST, RANDOM = "first", "random"
 SHOWN = 2  # queries with a heat map of their own
+WORDS = ("language", "prompt", "completion")
 ASKED_SHOWN = 12  # queries whose words are listed
 HOW = (
     "The columns are the sequences that raised the query most in its first language, by that influence; the rows are "
@@ -174,7 +175,7 @@ def _left(ratios: dict, languages: list[str], ids: list[str], notes: tuple[str, 
         axes.set_xlabel("language of the query")
         axes.set_ylabel(f"influence, part of that on {labels[languages[0]]}")
         axes.grid(axis="x", visible=False)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        canvas.legend(frameon=False, loc="outside lower center", ncols=2)
 
     shown, columns = in_tables(labels), [f"{name}, {kind}" for name in names for kind in (FIRST, RANDOM)]
     table: dict[str, Sequence[Estimate | None]] = {
@@ -212,7 +213,9 @@ def _maps(name: str, cells: list[dict], probings: dict[str, str], languages: lis
     spoken = [printable(language) for language in in_tables(labels).values()]
     return Block(
         f"Sequence by sequence: {printable(name)}",
-        plain_table("Influence of each sequence, nats", "model", ("rank", "sequence", *spoken, "begins"), listed),
+        plain_table(
+            "Influence of each sequence, nats", "model", ("rank", "sequence", *spoken, "begins"), listed, ("begins",)
+        ),
         signed_maps(maps, "sequence, by its influence in the first language", "influence, nats"),
         len(maps) * (0.55 + 0.3 * len(languages)) + 0.4,
         f"Influence of the first {max(len(of.columns) for of in maps)} sequences of the query in its first language.",
@@ -248,4 +251,4 @@ def _words(asked: list[Translated], languages: list[str]) -> Block:
         for of in asked
         for language, p in of.prompts.items()
     ]
-    return Block("What was asked", plain_table("Queries", "query", ("language", "prompt", "completion"), listed))
+    return Block("What was asked", plain_table("Queries", "query", WORDS, listed, WORDS))

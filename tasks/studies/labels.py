@@ -8,17 +8,18 @@ from functools import cache
 
 from matplotlib.font_manager import findfont, get_font
 
+from tasks.fact_plots import FONT
+
 LONGEST = 28  # characters of a name in a figure
-FONT = "DejaVu Sans"  # what tasks.fact_plots draws with
 
 
 def in_figures(names: Sequence[str], kind: str) -> dict[str, str]:
     """What each name is called in a figure, by the name: itself, or `kind` and its place where it cannot be drawn.
 
-    matplotlib draws a box for a letter that its font lacks, and sets right-to-left scripts and marks wrong.
+    Elsewhere a letter that the font lacks becomes a box; right-to-left scripts and marks matplotlib sets wrong.
     """
     return {
-        name: _composed(name) if len(name) <= LONGEST and drawable(name) else f"{kind} {place}"
+        name: _composed(name) if len(name) <= LONGEST and _is_drawable(name) else f"{kind} {place}"
         for place, name in enumerate(names, start=1)
     }
 
@@ -28,8 +29,8 @@ def in_tables(labels: dict[str, str]) -> dict[str, str]:
     return {name: name if label == _composed(name) else f"{label}: {name}" for name, label in labels.items()}
 
 
-def drawable(text: str) -> bool:
-    """Whether every character of the text stands in the figures' font and needs no shaping beside its neighbours."""
+def _is_drawable(text: str) -> bool:
+    """Whether every character of the text stands in the figures' font and is set there as it is read."""
     return all(
         ord(character) in _characters()
         and unicodedata.category(character)[0] not in "CM"

@@ -107,14 +107,18 @@ def _literal(value: Any) -> str:
 
 
 def plain_table(
-    title: str, axis: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None]]]
+    title: str,
+    axis: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str | None]]],
+    words: Sequence[str] = (),
 ) -> Table:
-    """A table of words and numbers that have no interval."""
+    """A table of words and numbers that have no interval; `words` are the columns that hold sentences."""
     shown = tuple(
         Row(name, "", tuple(None if value is None else Cell(value, "", None) for value in values))
         for name, values in rows
     )
-    return Table(title, axis, tuple(columns), shown)
+    return Table(title, axis, tuple(columns), shown, words=tuple(words))
 
 
 def shades(theme: Theme, colour: int = 0) -> LinearSegmentedColormap:
@@ -163,27 +167,30 @@ class Signed:
 
 
 def signed_maps(found: Sequence[Signed], x_label: str, unit: str) -> Draw:
-    """Matrices one below the other, each on a scale of its own: red above zero, teal below, the number in each cell."""
+    """Matrices one below the other, each on a scale of its own: red above zero, teal below, numbers where they fit."""
 
     def draw(canvas: Figure, theme: Theme) -> None:
         colours = [theme.colours[2], PAPER[theme.on_colour], theme.colours[1]]
         shade = LinearSegmentedColormap.from_list("signed", colours)
+        roomy = canvas.get_figwidth() > 0.55 * max(len(of.columns) for of in found)  # inches for the number of a cell
         for axes, of in zip(np.atleast_1d(canvas.subplots(len(found), 1)), found, strict=True):
             largest = float(np.nanmax(np.abs(of.values), initial=0)) or 1.0
             image = axes.pcolormesh(np.ma.masked_invalid(of.values), cmap=shade, vmin=-largest, vmax=largest)
             for (row, column), value in np.ndenumerate(of.values):
-                if np.isfinite(value):
+                if np.isfinite(value) and roomy:
                     heavy = abs(value) > 0.6 * largest
                     axes.text(column + 0.5, row + 0.5, f"{value:.2g}".replace("-", "−"), ha="center", va="center",
                               fontsize=7.5, color=theme.on_colour if heavy else theme.ink)  # fmt: skip
             axes.invert_yaxis()
             axes.grid(False)
             axes.set_title(of.title, loc="left", fontsize=9.5, color=theme.ink)
-            axes.set_xticks(np.arange(len(of.columns)) + 0.5, of.columns)
+            axes.set_xticks(np.arange(len(of.columns)) + 0.5, of.columns, rotation=0 if roomy else 90)
             axes.set_yticks(np.arange(len(of.rows)) + 0.5, of.rows, color=theme.ink)
             bar = canvas.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
             bar.set_label(unit)
             bar.outline.set_visible(False)
+            assert bar.solids is not None
+            bar.solids.set_rasterized(False)
         axes.set_xlabel(x_label)
 
     return draw

@@ -151,7 +151,13 @@ def _shared(asked: Asked, k: int, groups: list[str], shared: list[dict]) -> Bloc
     return Block(
         "Sequences in common",
         plain_table(f"Share of the first {k} sequences that two queries have in common", "group", spoken, rows),
-        grid(values, list(labels.values()), [label.replace("_", "_\n") for label in labels.values()], "", ""),
+        grid(
+            values,
+            [f"{label}, {place}" for place, label in enumerate(labels.values(), start=1)],
+            [f"{place}" for place in range(1, len(groups) + 1)],
+            "group",
+            "",
+        ),
         1.1 + 0.35 * len(groups),
         "Mean over pairs of different queries, one of each group; on the diagonal pairs within a group.",
         ("Where the diagonal is no higher than the rest, a list says nothing of the query’s kind.",),
@@ -179,6 +185,7 @@ def _lists(asked: Asked, groups: list[str], lists: list[dict]) -> Block:
             "group",
             ("query", "rank", "sequence", "influence, nats", "begins"),
             rows,
+            words=("query", "begins"),
         ),
         notes=tuple(f"{printable(name)}: {printable(text)}" for name, text in asks.items()),
         statement=asked.sql("first_of_groups", n=SHOWN),

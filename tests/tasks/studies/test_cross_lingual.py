@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import tiny_runs
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from storage.catalog import run_user_sql
 from storage.errors import InputError
@@ -15,8 +18,9 @@ from storage.sequences import Part, write_manifest
 from storage.store import create_store
 from storage.tables import write_part
 from storage.translations import Translated
+from tasks.fact_plots import LIGHT
 from tasks.studies.cross_lingual import as_probes, study_cross_lingual
-from tasks.study_page import write_study_page
+from tasks.study_page import COLUMN, write_study_page
 
 LANGUAGES = ("en", "de", "العربية")
 ASKED = [
@@ -141,3 +145,17 @@ def test_the_first_sequences_of_a_trace_and_others_at_random_become_probes(store
     assert [p.group for p in one.probes] == ["first", "random"]
     with pytest.raises(InputError, match="expected a query that some sequence raised in its first language"):
         as_probes(store, "run-1", ASKED[2:], 3, 5, 0)
+
+
+def test_the_names_along_a_figures_axes_stand_apart_in_one_column_of_a_paper(store):
+    write_probing(store, "probing-1", 1)
+    for block in study_cross_lingual(store, {"small": "probing-1"}, ASKED, "").blocks:
+        if block.draw is None:
+            continue
+        figure = Figure(figsize=(COLUMN, block.height), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        block.draw(figure, LIGHT)
+        canvas.draw()
+        for axes in figure.axes:
+            boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes)), block.title

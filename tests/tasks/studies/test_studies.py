@@ -175,7 +175,6 @@ def test_figures_are_written_as_drawings_one_column_wide_on_white(store, tmp_pat
     found = {path.name: ElementTree.parse(path).getroot() for path in (tmp_path / "figures").iterdir()}
     assert sorted(found) == [
         "layers-all-queries.svg",
-        "layers-by-group-of-queries.svg",
         "layers-sequence-by-sequence.svg",
     ]
     for root in found.values():

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import tiny_runs
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from storage.catalog import run_user_sql
 from storage.prompts import make_prompt, register_prompts
 from storage.schemas import SCHEMAS
 from storage.store import create_store
 from storage.tables import write_part
+from tasks.fact_plots import LIGHT
 from tasks.studies.labels import in_figures, in_tables
 from tasks.studies.themes import study_themes
-from tasks.study_page import write_study_page
+from tasks.study_page import COLUMN, write_study_page
 
 RUN = "run-1"
 TEXTS = ["the seat of Gleem", "two and two", "<b>four\x07 أربعة</b>"]
@@ -105,3 +109,16 @@ def test_a_name_is_drawn_where_the_font_has_its_letters_in_their_order():
         "en", "русский", "\u00e9t\u00e9", "language 4", "language 5", "language 6", "language 7", "language 8",
     ]  # fmt: skip
     assert [in_tables(labels)[name] for name in names[:4]] == [*names[:3], "language 4: 中文"]
+
+
+def test_the_names_along_a_figures_axes_stand_apart_in_one_column_of_a_paper(store):
+    for block in study_themes(store, RUN, 50, "").blocks:
+        if block.draw is None:
+            continue
+        figure = Figure(figsize=(COLUMN, block.height), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        block.draw(figure, LIGHT)
+        canvas.draw()
+        for axes in figure.axes:
+            boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes)), block.title
