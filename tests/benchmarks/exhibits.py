@@ -148,7 +148,7 @@ def stories_subject(asked: argparse.Namespace) -> Subject:
         model=ModelParameters(name=str(asked.model)),
         queries=asked_of,
         corpus=corpus,
-        candidates=CandidateParameters(filters=("none",)),
+        candidates=CandidateParameters(filters=("bm25",), top_k=1_000_000),
         fit=FIT,
         method=MethodParameters(beside=("identity", "bm25"), rescore=20),
         cluster="none",
