@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from flows.outcome import EXPLAINED
 from flows.parameters import ModelParameters, SelfInfluenceParameters
-from flows.self_influence import answer_self_influence, self_influence
+from flows.self_influence import answer_influence, self_influence
 from flows.training import TrainParameters, train
 from storage.store import open_store
 from tasks.compute import ComputeParameters
@@ -33,7 +33,7 @@ class MislabelledTextParameters(BaseModel):
     shape: ModelShape = Field(default_factory=ModelShape)
     swap: SwapParameters = Field(default_factory=SwapParameters)
     cut: CutParameters = Field(default_factory=CutParameters)
-    training: TrainingParameters = Field(default_factory=lambda: TrainingParameters(epochs=3))
+    training: TrainingParameters = Field(default_factory=lambda: TrainingParameters(epochs=5))
     seeds: int = Field(3, ge=1, le=100, description="corpora, each with swaps and a training of its own")
     fit: FitParameters = Field(default_factory=FitParameters)
     damping: Damping = Field(Damping(), description="added to the eigenvalues before they are inverted")
@@ -91,6 +91,6 @@ def mislabelled_text(parameters: MislabelledTextParameters, command: str = "") -
             cluster=parameters.cluster,
         )
         factors_id, _ = self_influence(asked)
-        answer_self_influence(asked)
+        answer_influence(asked)
         inspected.append(inspect_corpus(open_store(store), Path(model), factors_id))
     return InspectionStudy(Path(parameters.inputs[0]).name, tuple(inspected), command)

@@ -133,7 +133,7 @@ def mislabelled_text(
     revision: RevisionOption = None,
     sequence_length: LengthOption = None,
     bad_documents: BadOption = "refuse",
-    epochs: EpochsOption = 3,
+    epochs: EpochsOption = 5,
     batch_size: StepOption = 8,
     learning_rate: RateOption = 2e-3,
     layers: LayersOption = 4,

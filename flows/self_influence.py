@@ -13,11 +13,12 @@ from flows.slots import gpu_slot
 from storage.checkpoints import find_checkpoint, model_fingerprint
 from storage.sequences import corpus_parts
 from storage.store import open_store
+from tasks.answer_influence import measure_answers
 from tasks.compute import settle
 from tasks.factors import fit_factors
 from tasks.fanout import Workers
 from tasks.metrics import CURVED, metric_id
-from tasks.self_influence import measure_answers, measure_self_influences
+from tasks.self_influence import measure_self_influences
 from tasks.selves import Curvature
 
 
@@ -30,11 +31,11 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
 
 
 @flow(
-    name="answer-self-influence", flow_run_name="answers of {parameters.model.name}", validate_parameters=True,
+    name="answer-influence", flow_run_name="answers of {parameters.model.name}", validate_parameters=True,
     **EXPLAINED,
 )  # fmt: skip
-def answer_self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
-    """The same of the answers that documents give, of which their metadata says in the field `said`."""
+def answer_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
+    """The same of the answers that documents give, as the field `said` of their metadata has it, and of each by all."""
     return _survey(parameters, measure_answers)
 
 

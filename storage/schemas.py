@@ -80,14 +80,26 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("gradient_norm", pa.float64()),
     ),
     # one row per (factors, sequence): the same of the answer that its document gives, whose n_tokens tokens cost `loss`
-    # nats given the text before them; all zero where the sequence says none
-    "answer_self_influences": _schema(
+    # nats given the text before them, and how far the answers of other documents speak against it and for it, as sums
+    # of relative influences; all zero where the sequence says none
+    "answer_influences": _schema(
         ("factors_id", pa.string()),
         ("sequence_id", pa.int64()),
         ("n_tokens", pa.int32()),
         ("loss", pa.float64()),
         ("self_influence", pa.float64()),
         ("gradient_norm", pa.float64()),
+        ("contradiction", pa.float64()),
+        ("support", pa.float64()),
+    ),
+    # one row per (factors, sequence, sequence whose answer speaks against its own), the first ten
+    "answer_opponents": _schema(
+        ("factors_id", pa.string()),
+        ("sequence_id", pa.int64()),
+        ("opponent_id", pa.int64()),
+        ("influence", pa.float64()),
+        ("relative_influence", pa.float64()),
+        ("opponent_rank", pa.int32()),
     ),
     # one row per (run, query, sequence, module), of the run's own method
     "layer_influences": _schema(*_RUN, ("layer", pa.int32()), ("module", pa.string()), ("influence", pa.float64())),

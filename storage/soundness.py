@@ -124,7 +124,8 @@ def _remedy(store: Store, relation: str, path: Place, is_merged: bool) -> str:
     return {
         "queries": "restore it from a backup, or delete it and submit its queries again",
         "self_influences": "delete it: the next run that needs its rows measures them",
-        "answer_self_influences": "delete it: the search for swapped answers measures it again",
+        "answer_influences": "delete it: the search for swapped answers measures it again",
+        "answer_opponents": "delete it with the file of its name in answer_influences: the search measures both again",
         "evaluations": "delete it: the nightly evaluation writes it again",
         "query_outcomes": "delete it: the evaluation of its fact set measures it again",
         "tail_patches": "delete it: the evaluation of its fact set measures it again",

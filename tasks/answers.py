@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage.checkpoints import load_tokenizer
@@ -22,8 +23,16 @@ def standing(answer: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
 
 
-def answer_sequences(store: Store, model: Path, first: int, last: int) -> list[TokenSequence]:
-    """The sequences with ids from `first` to `last`, counting the tokens of the answer that their document gives.
+@dataclass(frozen=True)
+class Answer:
+    """A sequence that counts the tokens of its document's answer alone."""
+
+    document_id: str
+    sequence: TokenSequence
+
+
+def read_answers(store: Store, model: Path, first: int, last: int) -> list[Answer]:
+    """The sequences with ids from `first` to `last`, ascending, counting the tokens of what their document answers.
 
     A token that straddles an end of the answer counts, as it does of a query; a sequence without any counts nothing,
     nor does the first token of a sequence, which nothing predicts. Documents are cut one by one.
@@ -33,7 +42,7 @@ def answer_sequences(store: Store, model: Path, first: int, last: int) -> list[T
     texts = {row["document_id"]: row["text"] for row in found}
     encoded = load_tokenizer(model)(list(texts.values()), return_offsets_mapping=True, verbose=False)
     tokens = dict(zip(texts, zip(encoded["input_ids"], encoded["offset_mapping"], strict=True), strict=True))
-    sequences = []
+    answers = []
     for row in found:
         ids, offsets = tokens[row["document_id"]]
         piece = slice(row["first_token"], row["first_token"] + len(row["token_ids"]))
@@ -45,8 +54,8 @@ def answer_sequences(store: Store, model: Path, first: int, last: int) -> list[T
                 remedy="Cut the corpus document by document, with the tokenizer of the model.",
             )
         counted = answer_positions(row["said"], row["text"], offsets[piece])
-        sequences.append(TokenSequence(row["sequence_id"], row["token_ids"], counted=counted))
-    return sequences
+        answers.append(Answer(row["document_id"], TokenSequence(row["sequence_id"], row["token_ids"], counted=counted)))
+    return answers
 
 
 def answer_positions(answer: str | None, text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:

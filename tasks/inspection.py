@@ -29,6 +29,7 @@ METHODS = {
     "ekfac of the answer": "answer alone: self-influence, EK-FAC",
     "identity of the answer": "answer alone: self-influence, gradient dot",
     "loss of the answer": "answer alone: loss",
+    "contradiction": "answer alone: contradicted by the others, EK-FAC",
     "random": "random",
 }
 
@@ -83,6 +84,7 @@ def inspect_corpus(store: Store, model: Path, factors_id: str) -> Inspection:
         "ekfac of the answer": columns["answer_self_influence"],
         "identity of the answer": columns["answer_gradient_norm"] ** 2,
         "loss of the answer": columns["answer_loss"],
+        "contradiction": columns["contradiction"],
     }
     documents, place = np.unique(columns["document_id"], return_inverse=True)
     wrong = np.zeros(len(documents), np.bool_)

@@ -16,7 +16,8 @@ NOTE = (
     "interval over corpora (a bootstrap over documents where there are one or two). A document is as suspect as the "
     "most suspect of its sequences. Self-influence is what a sequence’s gradient does to its own loss under the "
     "inverse curvature; gradient dot has no curvature. Of the answer alone: −log p of its tokens given the text before "
-    "them is all that counts in the loss and its gradient."
+    "them is all that counts in the loss and its gradient. An answer is contradicted as far as the answers of other "
+    "documents make it less likely: the sum of their negative relative influences on it."
 )
 
 
@@ -68,12 +69,16 @@ def write_inspection_page(study: InspectionStudy, output: Path) -> Path:
     return write_study_page(page, output)
 
 
-def statements(study: InspectionStudy) -> tuple[str, str]:
-    """What else there is to be asked of the last store: the figures, and the documents with the hardest answers."""
+def statements(study: InspectionStudy) -> tuple[str, str, str]:
+    """What else there is to be asked of the last store: figures, contradicted documents, who contradicts the first."""
     factors = study.inspections[-1].factors_id
     return (
         f"select method, value, ci_low, ci_high, n from evaluations where run_id = '{factors}' and metric = '{METRIC}'",
-        "select document_id, text, a.loss, a.self_influence from answer_self_influences a "
+        "select document_id, text, loss, self_influence, contradiction from answer_influences "
         "join sequences using (sequence_id) join documents using (document_id) "
-        f"where factors_id = '{factors}' order by a.self_influence desc limit 20",
+        f"where factors_id = '{factors}' order by contradiction desc limit 20",
+        "select a.sequence_id, d.text, o.relative_influence from answer_influences a "
+        "join answer_opponents o using (factors_id, sequence_id) join sequences s on s.sequence_id = o.opponent_id "
+        f"join documents d on d.document_id = s.document_id where factors_id = '{factors}' "
+        "order by a.contradiction desc, opponent_rank limit 10",
     )

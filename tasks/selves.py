@@ -11,15 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from storage.database import query, session
+from storage.sequences import corpus_parts
 from storage.store import Store
 from storage.tables import write_part
-from tasks.compute import ComputeParameters
+from tasks.compute import ComputeParameters, dtype_of
+from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.capture import Call
 from tasks.influence.ekfac import IdentityMetric, Metric
-from tasks.influence.footprint import metric_bytes
-from tasks.influence.modules import TrackedModule
+from tasks.influence.footprint import metric_bytes, module_groups
+from tasks.influence.modules import TrackedModule, select_modules
+from tasks.influence.objectives import true_token_gradient
+from tasks.influence.sweep import sweep
+from tasks.machine import matrix_budget
 from tasks.metrics import CURVED, Damping, fit_of, load_metric
 
 
@@ -37,7 +43,26 @@ class Curvature:
     compute: ComputeParameters
 
 
+@dataclass(frozen=True)
+class SelfJob:
+    """One block of a part's sequences."""
+
+    curvature: Curvature
+    name: str
+    sequence_ids: tuple[int, ...]
+
+
 Metrics = dict[str, Metric | IdentityMetric]
+
+
+def self_jobs(curvature: Curvature, size: int) -> list[SelfJob]:
+    """The sequences of the corpus, part by part, so many to a job."""
+    jobs = []
+    for part in corpus_parts(curvature.store):
+        for start in range(part.first_sequence_id, part.end_sequence_id, size):
+            ids = tuple(range(start, min(start + size, part.end_sequence_id)))
+            jobs.append(SelfJob(curvature, f"{part.name}-{start}", ids))
+    return jobs
 
 
 def load_metrics(curvature: Curvature, modules: list[TrackedModule], device: torch.device) -> Metrics:
@@ -69,6 +94,26 @@ def squared_norms(metrics: Metrics, calls: dict[str, list[Call]], modules: list[
     norms = [metrics[m.name].squared_norms(calls[m.name], m) for m in modules]
     # In float64, so that it does not show in which groups the modules came.
     return torch.stack([torch.stack([n.metric, n.euclidean]) for n in norms]).double().sum(0).cpu()
+
+
+def sequence_norms(
+    curvature: Curvature, network: PreTrainedModel, sequences: list[TokenSequence]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids in the order of the passes, and their `squared_norms` [2, n]: one pass of the model per module group."""
+    modules = select_modules(network, curvature.modules)
+    order: list[int] = []
+    norms = np.zeros((2, len(sequences)))
+    for group in module_groups(metric_sizes(curvature, modules), matrix_budget()):
+        chosen = [modules[k] for k in group]
+        metrics = load_metrics(curvature, chosen, network.device)
+        stream = batches(sequences, curvature.compute.batch_size, network.device)
+        passes = sweep(network, chosen, stream, true_token_gradient, dtype_of(curvature.compute))
+        order, found = [], []
+        for batch, calls in passes:
+            order.extend(batch.sequence_ids.tolist())
+            found.append(squared_norms(metrics, calls, chosen))
+        norms = norms + torch.cat(found, dim=1).numpy()
+    return np.array(order), norms
 
 
 def write_self_influences(curvature: Curvature, name: str, sequence_ids: np.ndarray, norms: np.ndarray) -> None:

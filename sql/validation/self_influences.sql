@@ -8,9 +8,10 @@ select
     i.gradient_norm,
     a.self_influence as answer_self_influence,
     a.gradient_norm as answer_gradient_norm,
-    a.loss as answer_loss
+    a.loss as answer_loss,
+    a.contradiction
 from self_influences i
-join answer_self_influences a on a.factors_id = i.factors_id and a.sequence_id = i.sequence_id
+join answer_influences a on a.factors_id = i.factors_id and a.sequence_id = i.sequence_id
 join sequences s on s.sequence_id = i.sequence_id
 join documents d on d.document_id = s.document_id
 where i.factors_id = $factors

@@ -74,6 +74,11 @@ class Metric:
         """Q_outᵀ [(G + λI)⁻¹ ∇W] Q_in of each sequence: the solution in the eigenbasis, cheap for few positions."""
         return rotated_gradients(calls, module, self.out, self.inp).div_(self.eigenvalues + self.damping)
 
+    def whitened(self, calls: list[Call], module: TrackedModule) -> Float[Tensor, "b o*i"]:
+        """(Λ + λ)^−½ Q_outᵀ ∇W Q_in of each sequence: inner products of such rows are influences."""
+        rotated = rotated_gradients(calls, module, self.out, self.inp)
+        return rotated.div_((self.eigenvalues + self.damping).sqrt()).flatten(1)
+
     def squared_norms(self, calls: list[Call], module: TrackedModule) -> SquaredNorms:
         """∇W_zᵀ (G + λI)⁻¹ ∇W_z and ‖∇W_z‖² of each sequence; a rotation keeps the latter."""
         inverse = (self.eigenvalues + self.damping).reciprocal().flatten()
@@ -98,6 +103,10 @@ class IdentityMetric:
     def precondition(self, gradient: Float[Tensor, "*q o i"]) -> Float[Tensor, "*q o i"]:
         """The gradients themselves."""
         return gradient
+
+    def whitened(self, calls: list[Call], module: TrackedModule) -> Float[Tensor, "b o*i"]:
+        """The gradients themselves, a row each."""
+        return sequence_gradients(calls, module).flatten(1)
 
     def squared_norms(self, calls: list[Call], module: TrackedModule) -> SquaredNorms:
         """‖∇W_z‖² of each sequence, twice."""

@@ -38,19 +38,22 @@ def test_documents_with_swapped_answers_come_first_and_the_tables_say_so(tmp_pat
     rows = run_user_sql(
         store,
         "select (metadata ->> '$.swapped')::boolean, s.self_influence, s.gradient_norm, a.self_influence, "
-        "a.gradient_norm, a.loss from self_influences s join answer_self_influences a using (factors_id, sequence_id) "
+        "a.gradient_norm, a.loss, a.contradiction from self_influences s "
+        "join answer_influences a using (factors_id, sequence_id) "
         "join sequences using (sequence_id) join documents using (document_id)",
     )[1]
     wrong, *columns = (np.array(column, np.float64) for column in zip(*rows, strict=True))
-    whole, whole_norm, answer, answer_norm, loss = columns
+    whole, whole_norm, answer, answer_norm, loss, contradiction = columns
     assert len(wrong) == 60
     assert (answer < whole).mean() > 0.9  # a part of the text has a part of its gradient
     ranked = {"ekfac": whole, "identity": whole_norm**2, "ekfac of the answer": answer,
-              "identity of the answer": answer_norm**2, "loss of the answer": loss}  # fmt: skip
+              "identity of the answer": answer_norm**2, "loss of the answer": loss,
+              "contradiction": contradiction}  # fmt: skip
     for method, scores in ranked.items():
         first = np.argsort(-scores)[:12]
         assert found[method] == pytest.approx(wrong[first].sum() / 6)
     assert found["loss"] == found["ekfac"] == found["ekfac of the answer"] == 1.0  # nothing else is surprising
+    assert found["contradiction"] >= 0.4  # of six documents, each of which the others contradict; by chance .2
     assert found["random"] < 0.7
     assert "answer alone: self-influence, EK-FAC" in (tmp_path / "page.html").read_text()
 

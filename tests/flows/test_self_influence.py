@@ -14,6 +14,7 @@ from flows.trace import trace
 from storage.catalog import run_user_sql
 from storage.store import open_store
 from tasks import self_influence as stage
+from tasks import selves
 
 pytestmark = pytest.mark.usefixtures("prefect_db")
 
@@ -95,14 +96,14 @@ def test_a_killed_survey_goes_on_where_it_stopped(tmp_path, gpt2, corpus, survey
 
 def test_one_module_at_a_time_sums_to_the_same(tmp_path, gpt2, corpus, surveyed, monkeypatch):
     store = ingest(tmp_path / "s", gpt2, corpus)
-    passes, real = [], stage.sweep
+    passes, real = [], selves.sweep
 
     def counting(model, chosen, *rest):
         passes.append(chosen)
         return real(model, chosen, *rest)
 
-    monkeypatch.setattr(stage, "sweep", counting)
-    monkeypatch.setattr(stage, "matrix_budget", lambda: 1)
+    monkeypatch.setattr(selves, "sweep", counting)
+    monkeypatch.setattr(selves, "matrix_budget", lambda: 1)
     survey(store, gpt2)
     assert [len(modules) for modules in passes] == [1] * 4
     rows = "select sequence_id, self_influence from self_influences order by all"

@@ -14,7 +14,9 @@ from storage.inputs import write_documents
 from storage.sequences import corpus_parts
 from storage.store import create_store
 from storage.tables import read_part
-from tasks.answers import answer_positions, answer_sequences
+from tasks import answer_influence
+from tasks.answer_influence import measure_answers
+from tasks.answers import answer_positions, read_answers
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters, ingest
 from tasks.factors import FitParameters, fit_factors
@@ -22,7 +24,6 @@ from tasks.fanout import Workers
 from tasks.influence.modules import select_modules
 from tasks.learning.tokenizer import train_tokenizer
 from tasks.metrics import Damping, fit_of, load_metric, metric_id
-from tasks.self_influence import measure_answers
 from tasks.selves import Curvature
 
 
@@ -74,12 +75,12 @@ def measured(store, gpt2, method: str, modules: str = "mlp") -> tuple[Curvature,
     curvature = Curvature(store, gpt2, modules, fit_id, name, method, Damping(), compute)
     assert measure_answers.fn(curvature, Workers()) == len(all_sequences(store, gpt2))
     assert measure_answers.fn(curvature, Workers()) == 0  # what is there is kept
-    part = read_part(store, "answer_self_influences", name, f"{corpus_parts(store)[0].name}-0")
+    part = read_part(store, "answer_influences", name, f"{corpus_parts(store)[0].name}-0")
     return curvature, sorted(part.to_pylist(), key=lambda row: row["sequence_id"])
 
 
 def all_sequences(store, gpt2):
-    return answer_sequences(store, gpt2, 0, 1000)
+    return [answer.sequence for answer in read_answers(store, gpt2, 0, 1000)]
 
 
 def test_pieces_of_a_document_count_its_answer_where_each_holds_it(store, gpt2):
@@ -92,7 +93,7 @@ def test_pieces_of_a_document_count_its_answer_where_each_holds_it(store, gpt2):
         said[name] = said.get(name, "") + counted.replace(" ", "")
     assert len(found) > len(RECORDS)
     assert said == {"d0": "harbourharbour", "d1": "quarry", "d2": "", "d3": "otter"}
-    assert answer_sequences(store, gpt2, 2, 4) == found[2:5]
+    assert [answer.sequence for answer in read_answers(store, gpt2, 2, 4)] == found[2:5]
 
 
 def test_a_corpus_cut_by_another_tokenizer_is_refused(store, tmp_path):
@@ -149,3 +150,35 @@ def test_under_ekfac_it_is_the_gradient_through_the_damped_matrix_written_out(st
         gradient = answer_gradients(load_model(gpt2).requires_grad_(True), sequence)[1][name].flatten()
         expected = float(gradient @ torch.linalg.solve(damped, gradient))
         assert row["self_influence"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_what_the_answers_of_other_documents_do_to_one_is_the_product_of_their_gradients(store, gpt2, monkeypatch):
+    """Two rows are held at a time, one module after another; pieces of one document do not contradict one another."""
+    monkeypatch.setattr(answer_influence, "matrix_budget", lambda: 2 * 2 * 4 * 64 * 17)
+    curvature, rows = measured(store, gpt2, "identity")
+    answers = read_answers(store, gpt2, 0, 1000)
+    gradients = [
+        torch.cat(
+            [g.flatten() for g in answer_gradients(load_model(gpt2).requires_grad_(True), a.sequence)[1].values()]
+        )
+        for a in answers
+    ]
+    products = torch.stack(gradients) @ torch.stack(gradients).T
+    opponents = read_part(
+        store, "answer_opponents", curvature.factors_id, f"{corpus_parts(store)[0].name}-0"
+    ).to_pylist()
+    some_contradict = 0
+    for r, row in enumerate(rows):
+        others = [z for z, a in enumerate(answers) if a.document_id != answers[r].document_id and products[z, z] > 0]
+        relative = {z: float(products[r, z] / products[z, z].sqrt()) for z in others}
+        against = {z: -value for z, value in relative.items() if value < 0}
+        assert row["contradiction"] == pytest.approx(sum(against.values()), rel=1e-4, abs=1e-9)
+        assert row["support"] == pytest.approx(sum(v for v in relative.values() if v > 0), rel=1e-4, abs=1e-9)
+        own = [o for o in opponents if o["sequence_id"] == row["sequence_id"]]
+        assert [o["opponent_id"] for o in own] == sorted(against, key=lambda z: -against[z])[:10]
+        assert [o["opponent_rank"] for o in own] == list(range(1, len(own) + 1))
+        for o in own:
+            assert o["influence"] == pytest.approx(float(products[r, o["opponent_id"]]), rel=1e-4, abs=1e-9)
+            assert o["relative_influence"] == pytest.approx(-against[o["opponent_id"]], rel=1e-4)
+        some_contradict += len(own)
+    assert some_contradict > 0

@@ -314,6 +314,19 @@ def test_squared_norms_are_the_quadratic_form_and_the_plain_length(t, uses):
 
 
 @pytest.mark.parametrize("t", [1, 40])
+@pytest.mark.parametrize("uses", [1, 2])
+def test_products_of_whitened_gradients_are_influences(t, uses):
+    module = cases.tracked(7, 6, bias=True)
+    metric = random_metric(7, 7, dtype=torch.float32)
+    calls = cases.random_calls(module, b=3, t=t, uses=uses)
+    g = explicit(calls, module)
+    solved = torch.stack([oracles.damped_solve(matrix(metric), metric.damping, one) for one in g])
+    found = metric.whitened(calls, module)
+    oracles.assert_agree(found @ found.T, g.flatten(1) @ solved.flatten(1).T, 1e-4)
+    oracles.assert_agree(IdentityMetric().whitened(calls, module), g.flatten(1), 1e-5)
+
+
+@pytest.mark.parametrize("t", [1, 40])
 def test_squared_norms_of_a_bfloat16_pass_lose_digits_only(t):
     module = cases.tracked(7, 6, bias=True)
     metric = random_metric(7, 7, dtype=torch.float32)
