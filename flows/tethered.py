@@ -64,4 +64,7 @@ def _wait(end: Callable[[], None]) -> None:
 
 if __name__ == "__main__":
     kind, argument = sys.argv[1:]
-    serve(int(argument)) if kind == "server" else trace(argument)
+    try:
+        serve(int(argument)) if kind == "server" else trace(argument)
+    except KeyboardInterrupt:  # its reader stopped it, or the explorer ends: no news for the terminal
+        sys.exit(130)

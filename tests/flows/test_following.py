@@ -14,6 +14,8 @@ from prefect.client.schemas.objects import Artifact, FlowRun, Log, TaskRun
 from prefect.states import Completed, Failed, Running, State
 
 from flows.following import StageSeen, look
+from flows.parameters import TraceParameters
+from flows.trace_systems import OwnSystem, find_system
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -67,6 +69,32 @@ def test_a_failed_run_says_why_and_what_to_do_without_prefect_s_words(lead):
     seen = look(server(run, [], [], logs), run.id)
     assert seen.message == "model x: expected y, found z. Do it."
     assert (seen.is_over, seen.is_done, seen.step) == (True, False, "Do it.")
+
+
+def test_a_deployment_is_handed_traces_and_without_one_children_carry_them_out(prefect_db):
+    """At a real server without a worker: a trace waits there, is found, and is cancelled where it stands."""
+    from prefect.client.orchestration import get_client
+
+    from flows.trace import trace
+
+    asked = TraceParameters.model_validate(
+        {"store": "s", "model": {"name": "m"}, "queries": [{"prompt": "p", "completion": "c"}]}
+    )
+    assert isinstance(find_system(), OwnSystem)
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(trace), name="on-demand")
+        try:
+            system = find_system()
+            assert system.goes_on
+            run = system.begin(asked)
+            assert client.read_flow_run(run).deployment_id == deployment
+            assert client.read_flow_run(run).parameters["parameters"]["queries"][0]["completion"] == "c"
+            assert (system.look(run).state, system.look(run).is_over) == ("Scheduled", False)
+            assert str(run) in (system.link(run) or "")
+            system.stop(run)
+            assert (system.look(run).state, system.look(run).is_done) == ("Cancelled", False)
+        finally:
+            client.delete_deployment(deployment)
 
 
 def test_a_child_hears_the_end_of_its_parent():
