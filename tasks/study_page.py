@@ -160,15 +160,17 @@ def bars(found: dict[str, Estimate], label: str) -> Draw:
 
 
 def curves(found: dict[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> Draw:
-    """Lines by name, given as x and y."""
+    """Lines by name, given as x and y; dashed where the colours begin again."""
 
     def draw(canvas: Figure, theme: Theme) -> None:
         axes = canvas.subplots()
         for k, (name, (x, y)) in enumerate(found.items()):
-            axes.plot(x, y, color=theme.colours[k % len(theme.colours)], lw=1.8, label=drawable(name))
+            again, colour = divmod(k, len(theme.colours))
+            style = ("-", "--", ":")[again % 3]
+            axes.plot(x, y, style, color=theme.colours[colour], lw=1.8, label=drawable(name))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(found) > 1:
-            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=2.2)
 
     return draw
