@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -127,17 +128,18 @@ def _mean(parts: list[dict], probing: str, language: str, kind: str) -> Estimate
 def _lead(ratios: dict, names: list[str], languages: list[str]) -> str:
     def said(name: str) -> str:
         others = [
-            f"{of.value:.2f} in {printable(language)} (at random {floor.value:.2f})"
+            f"{of.value:.2f} in {printable(language)} (at random, {floor.value:.2f})"
             for language in languages[1:]
             if (of := ratios[name, FIRST][language]) is not None
             and (floor := ratios[name, RANDOM][language]) is not None
         ]
         return f"under {printable(name)} {', '.join(others)}"
 
-    return (
+    words = (
         f"As a part of what they do for the query in {printable(languages[0])}, its first sequences do, for its "
         f"translation: {'; '.join(map(said, names))}."
     )
+    return re.sub(r"(?<= )-(?=\d)", "−", words)
 
 
 def _left_out(asked: list[Translated], cells: list[dict], probings: dict[str, str]) -> tuple[str, ...]:

@@ -166,6 +166,12 @@ class Signed:
     columns: Sequence[str]
 
 
+def _short(value: float) -> str:
+    """Two significant digits, without powers of ten where five characters hold the number."""
+    text = f"{float(f'{value:.2g}'):.0f}" if 10 <= abs(value) < 99_500 else f"{value:.2g}"
+    return text.replace("-", "−")
+
+
 def signed_maps(found: Sequence[Signed], x_label: str, unit: str) -> Draw:
     """Matrices one below the other, each on a scale of its own: red above zero, teal below, numbers where they fit."""
 
@@ -179,7 +185,7 @@ def signed_maps(found: Sequence[Signed], x_label: str, unit: str) -> Draw:
             for (row, column), value in np.ndenumerate(of.values):
                 if np.isfinite(value) and roomy:
                     heavy = abs(value) > 0.6 * largest
-                    axes.text(column + 0.5, row + 0.5, f"{value:.2g}".replace("-", "−"), ha="center", va="center",
+                    axes.text(column + 0.5, row + 0.5, _short(value), ha="center", va="center",
                               fontsize=7.5, color=theme.on_colour if heavy else theme.ink)  # fmt: skip
             axes.invert_yaxis()
             axes.grid(False)
