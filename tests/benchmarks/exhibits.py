@@ -20,10 +20,13 @@ from flows.tokens import TokenStudyParameters, tokens
 from flows.trace import trace
 from flows.training import TrainParameters, train
 from flows.word_order import WordOrderParameters, word_order
-from storage.prompts import read_prompts
+from storage.checkpoints import context_length, load_tokenizer
+from storage.prompts import Prompt, read_prompts
 from tasks.candidates import CandidateParameters
 from tasks.corpus import CorpusParameters
 from tasks.factors import FitParameters
+from tasks.influence.errors import InfluenceError
+from tasks.influence.queries import encode_query
 from tasks.learning.loop import TrainingParameters
 from tasks.learning.model import ModelShape
 from tasks.methods import MethodParameters
@@ -142,7 +145,7 @@ def stories_subject(asked: argparse.Namespace) -> Subject:
     store = str(asked.work / "stories" / "store")
     smaller = asked.work / "stories" / "smaller"
     corpus = CorpusParameters(inputs=(str(asked.corpus),))
-    asked_of = (*_continued(asked.corpus), *_openings(), *map(QueryParameters.of, read_prompts(asked.published)))
+    asked_of = (*_continued(asked.corpus), *_openings(), *_published(asked.published, asked.model))
     parameters = TraceParameters(
         store=store,
         model=ModelParameters(name=str(asked.model)),
@@ -176,3 +179,18 @@ def _openings() -> list[QueryParameters]:
         )
         for k, (prompt, completion) in enumerate(OPENINGS, start=1)
     ]  # fmt: skip
+
+
+def _published(queries: Path, model: Path) -> list[QueryParameters]:
+    """Those that the model's context holds."""
+    tokenizer, context = load_tokenizer(model), context_length(model)
+
+    def fits(prompt: Prompt) -> bool:
+        try:
+            encode_query(tokenizer, prompt.prompt, prompt.completion, context, prompt.query_id)
+        except InfluenceError as error:
+            print(f"left out: {error}")
+            return False
+        return True
+
+    return [QueryParameters.of(prompt) for prompt in read_prompts(queries) if fits(prompt)]
