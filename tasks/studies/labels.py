@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
 
-from matplotlib.font_manager import findfont, get_font
-
-from tasks.fact_plots import FONT
+from tasks.fact_plots import drawable
 
 LONGEST = 28  # characters of a name in a figure
 
@@ -31,18 +28,12 @@ def in_tables(labels: dict[str, str]) -> dict[str, str]:
 
 def _is_drawable(text: str) -> bool:
     """Whether every character of the text stands in the figures' font and is set there as it is read."""
-    return all(
-        ord(character) in _characters()
-        and unicodedata.category(character)[0] not in "CM"
-        and unicodedata.bidirectional(character) not in {"R", "AL", "AN"}
-        for character in _composed(text)
+    composed = _composed(text)
+    return drawable(composed) == composed and all(
+        unicodedata.category(character)[0] not in "CM" and unicodedata.bidirectional(character) not in {"R", "AL", "AN"}
+        for character in composed
     )
 
 
 def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
-
-
-@cache
-def _characters() -> frozenset[int]:
-    return frozenset(get_font(findfont(FONT)).get_charmap())

@@ -22,6 +22,7 @@ from tasks.studies.memorization import study_memorization
 from tasks.studies.restrict import study_restrict
 from tasks.studies.scale import study_scale
 from tasks.studies.sparsity import study_sparsity
+from tasks.studies.themes import study_themes
 from tasks.studies.tokens import study_tokens
 from tasks.studies.word_order import study_word_order
 
@@ -32,6 +33,7 @@ UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e
 WHOLE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)>"
 STUDIES = {
     "layers": lambda store: study_layers(store, "run-1", 20, HOSTILE),
+    "themes": lambda store: study_themes(store, "run-1", 3, HOSTILE),
     "restrict": lambda store: study_restrict(store, "run-1", 3, HOSTILE),
     "sparsity": lambda store: study_sparsity(store, "run-1", HOSTILE),
     "memorization": lambda store: study_memorization(store, "run-1", 3, HOSTILE),
