@@ -27,7 +27,7 @@ def prefect_db():
 
     # Without the heartbeat a flow run ends a second earlier; it can be switched off nowhere but here.
     quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_LEVEL: "CRITICAL"}
-    with prefect_test_harness(server_startup_timeout=90), temporary_settings(quiet):
+    with prefect_test_harness(server_startup_timeout=600), temporary_settings(quiet):
         yield
 
 
