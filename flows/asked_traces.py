@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 
 from flows.following import Seen
+from flows.outcome import AGAIN
 from flows.parameters import TraceParameters
 from flows.trace_systems import TraceSystem, find_system
 from storage.errors import InputError
@@ -22,6 +23,7 @@ PAUSE = 1.0  # seconds between two looks at a flow run
 KEPT = 100  # traces that are over, remembered
 ASKING = "A Prefect server is asked for a flow run; with the first trace one may have to be started."
 STOPPING = "It is being stopped."
+REPEATED = "Once that is mended, the same words go on from what was finished."
 RETRIED = "The Prefect server does not answer; it is asked again: "
 log = logging.getLogger(__name__)
 
@@ -55,12 +57,17 @@ class AskedTrace:
             "is_open": self.state in OPEN,
             "note": self.note,
             "error": self.error,
-            "next": (seen.step if seen else None) or "",
+            "next": self._step(),
             "link": self.link,
             "run_id": seen.run_id if seen else None,
             "flow_state": seen.state if seen else None,
             "stages": [vars(stage) for stage in seen.stages] if seen else [],
         }
+
+    def _step(self) -> str:
+        """What to do next, where the error does not say it; the page has its own words for doing it again."""
+        step = ((self.seen.step if self.seen else None) or "").removesuffix(AGAIN).strip()
+        return "" if step in self.error else step
 
 
 class AskedTraces:
@@ -173,7 +180,7 @@ class AskedTraces:
         elif trace.is_stopped or seen.state == "Cancelled":
             self._set(trace, state="stopped", note="What was finished is kept: the same words go on from there.")
         else:
-            self._set(trace, state="failed", note="", error=seen.message or seen.state)
+            self._set(trace, state="failed", note=REPEATED, error=seen.message or seen.state)
 
     def _set(self, trace: AskedTrace, **values: Any) -> None:
         with self._changed:

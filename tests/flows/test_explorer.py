@@ -22,6 +22,7 @@ from flows.asked_traces import AskedTraces
 from flows.explore_command import _listen, _require_local
 from flows.explorer import Explored, make_explorer
 from flows.following import Seen
+from flows.outcome import AGAIN
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from flows.trace_words import TraceWords, compose
 from storage.errors import InputError
@@ -366,7 +367,7 @@ def until(client: TestClient, *states: str) -> list[dict]:
 
 def test_traces_queue_and_each_tells_its_run_or_why_it_failed(corpus_store, gpt2):
     done = Seen("Completed", "", is_over=True, is_done=True, run_id="run-a")
-    failed = Seen("Failed", "weights: expected <b>, found \x1b.", is_over=True, is_done=False, step="Do this.")
+    failed = Seen("Failed", "weights: expected <b>, found \x1b.", is_over=True, is_done=False, step=f"Do this. {AGAIN}")
     system = Script(done, failed)
     with client_of(corpus_store, system, gpt2) as client:
         assert post(client, **WORDS)[0] == 202
