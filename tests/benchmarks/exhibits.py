@@ -157,9 +157,10 @@ def stories_subject(asked: argparse.Namespace) -> Subject:
         cluster="none",
     )
     run = trace(parameters)
+    shape = SMALLER.model_copy(update={"context": context_length(asked.model)})
     train(
         TrainParameters(
-            store=store, directory=str(smaller), shape=SMALLER, tokenizer=parameters.model, corpus=corpus,
+            store=store, directory=str(smaller), shape=shape, tokenizer=parameters.model, corpus=corpus,
             training=TrainingParameters(epochs=3), cluster="none",
         )
     )  # fmt: skip
