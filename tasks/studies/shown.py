@@ -151,7 +151,8 @@ def heat_map(
         bar.set_label(unit)
         bar.outline.set_visible(False)
         assert bar.solids is not None
-        bar.solids.set_rasterized(False)  # matplotlib would draw its many steps as a picture of pixels
+        # matplotlib would draw its many steps as a picture of pixels; edges of their own colour leave no seams.
+        bar.solids.set(rasterized=False, edgecolor="face")
 
     return draw
 
