@@ -77,6 +77,7 @@ def _ranks(asked: Asked, k: int, rows: list[dict], quoted: list[dict]) -> Block:
             )
             for row in rows
         ],
+        ("prompt and completion",),
     )  # fmt: skip
     notes = (HOW,)
     if quoted:

@@ -101,5 +101,6 @@ def _lists(asked: Asked, k: int, rows: list[dict], names: list[str]) -> Block:
             )
             for row in shown
         ],
+        ("begins",),
     )  # fmt: skip
     return Block("Side by side", table, statement=asked.sql("restricted", k=k))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from storage.database import query, rows, session
 from storage.errors import InputError
@@ -15,7 +16,7 @@ from storage.store import Store
 from storage.text import printable
 from tasks.evaluation.ranking import Estimate, bootstrap_mean
 from tasks.fact_plots import Theme, drawable
-from tasks.studies.shown import filled, plain_powers, plain_table, require_words
+from tasks.studies.shown import filled, plain_table, require_words
 from tasks.study_page import Block, Page, estimate_table
 
 SHOWN, QUERIES = 3, 6  # sequences of each model, of so many queries
@@ -99,7 +100,8 @@ def _sizes(models: list[Model], overlaps: list[Estimate], shared: list[Estimate]
             )
         axes.set_xscale("log")
         axes.margins(x=0.2)
-        plain_powers(axes.xaxis)
+        axes.set_xticks(sizes, [size_of(n) for n in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("parameters")
         axes.set_ylabel("share of the query’s words")
 
@@ -116,6 +118,14 @@ def _sizes(models: list[Model], overlaps: list[Estimate], shared: list[Estimate]
         (HOW,),
         filled("scale", **asked),
     )
+
+
+def size_of(n: int) -> str:
+    """A number of parameters as models are called by it: 166 k, 1.3 M, 52 B."""
+    for unit, word in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if n >= 0.9995 * unit:
+            return f"{float(f'{n / unit:.3g}'):g}{word}"
+    return f"{n}"
 
 
 def _lists(models: list[Model], found: list[dict], names: list[str], asked: dict) -> Block:
@@ -136,5 +146,6 @@ def _lists(models: list[Model], found: list[dict], names: list[str], asked: dict
             )
             for row in shown
         ],
+        ("begins",),
     )  # fmt: skip
     return Block("Side by side", table, statement=filled("scale", **asked))

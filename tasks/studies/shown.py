@@ -10,7 +10,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -147,12 +149,7 @@ def heat_map(
         axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(drawable, rows)), color=theme.ink)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        bar = canvas.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-        bar.set_label(unit)
-        bar.outline.set_visible(False)
-        assert bar.solids is not None
-        # matplotlib would draw its many steps as a picture of pixels; edges of their own colour leave no seams.
-        bar.solids.set(rasterized=False, edgecolor="face")
+        _scale(canvas, image, axes, 0.04, unit)
 
     return draw
 
@@ -193,11 +190,17 @@ def signed_maps(found: Sequence[Signed], x_label: str, unit: str) -> Draw:
             axes.set_title(of.title, loc="left", fontsize=9.5, color=theme.ink)
             axes.set_xticks(np.arange(len(of.columns)) + 0.5, of.columns, rotation=0 if roomy else 90)
             axes.set_yticks(np.arange(len(of.rows)) + 0.5, of.rows, color=theme.ink)
-            bar = canvas.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
-            bar.set_label(unit)
-            bar.outline.set_visible(False)
-            assert bar.solids is not None
-            bar.solids.set_rasterized(False)
+            _scale(canvas, image, axes, 0.03, unit)
         axes.set_xlabel(x_label)
 
     return draw
+
+
+def _scale(canvas: Figure, image: QuadMesh, axes: Axes, width: float, unit: str) -> None:
+    """The bar that says what colours mean, `width` as a part of the axes."""
+    bar = canvas.colorbar(image, ax=axes, fraction=width, pad=0.02)
+    bar.set_label(unit)
+    bar.outline.set_visible(False)
+    assert bar.solids is not None
+    # matplotlib would draw its many steps as a picture of pixels; edges of their own colour leave no seams.
+    bar.solids.set(rasterized=False, edgecolor="face")

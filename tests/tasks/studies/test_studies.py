@@ -22,7 +22,7 @@ from tasks.fact_plots import LIGHT
 from tasks.studies.layers import study_layers
 from tasks.studies.memorization import study_memorization
 from tasks.studies.restrict import study_restrict
-from tasks.studies.scale import study_scale
+from tasks.studies.scale import size_of, study_scale
 from tasks.studies.sparsity import study_sparsity
 from tasks.study_page import COLUMN, write_study, write_study_page
 
@@ -219,3 +219,9 @@ def test_of_a_models_runs_the_one_that_was_asked_what_all_models_were_is_compare
     write(store, "run_queries", "run-3", run_id=["run-3"], query_id=["q9"])
     with session(store) as connection:
         assert {row["run_id"] for row in rows(connection, "studies/models")} == {RUN, "run-2"}
+
+
+def test_sizes_are_said_as_models_are_called_by_them():
+    assert [size_of(n) for n in (999, 70_000, 165_632, 999_600, 1_300_000, 52_000_000_000)] == [
+        "999", "70 k", "166 k", "1 M", "1.3 M", "52 B",
+    ]  # fmt: skip
