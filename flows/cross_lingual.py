@@ -9,12 +9,15 @@ from flows.outcome import EXPLAINED
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from flows.probing import ProbingParameters, named_models, probe
 from flows.trace import trace
+from storage.checkpoints import context_length
 from storage.store import open_store
 from storage.translations import Translated, read_translated
 from tasks.candidates import CandidateParameters
 from tasks.methods import MethodParameters
 from tasks.studies.cross_lingual import as_probes, study_cross_lingual
 from tasks.study_page import Page, write_study
+
+ADDED = 2  # tokens beside those of a sentence's bytes: one that begins, and a space before the first word
 
 
 class CrossLingualParameters(ProbingParameters):
@@ -38,10 +41,12 @@ def cross_lingual(parameters: CrossLingualParameters, command: str = "") -> Page
     Args:
         command: what the page says the study was asked for with
     """
-    asked = read_translated(parameters.sentences, parameters.queries)
+    models = named_models(parameters.models)
+    longest = min(map(context_length, models.values())) - ADDED
+    asked = read_translated(parameters.sentences, parameters.queries, longest)
     store = open_store(parameters.store)
     probings: dict[str, str] = {}
-    for given, (name, model) in zip(parameters.models, named_models(parameters.models).items(), strict=True):
+    for given, (name, model) in zip(parameters.models, models.items(), strict=True):
         run_id = trace(_in_the_first_language(parameters, given, asked))
         sets = as_probes(store, run_id, asked, parameters.first, parameters.random, parameters.seed)
         probings[name] = probe(parameters, store, model, sets)

@@ -26,7 +26,7 @@ class Translated:
     prompts: dict[str, Prompt]  # by language
 
 
-def read_translated(asked: str, most: int) -> list[Translated]:
+def read_translated(asked: str, most: int, longest: int = LONGEST) -> list[Translated]:
     """Queries by language, those of the first language first.
 
     FILE.parquet:en:de:fr takes the columns of a table of parallel sentences, each cut in two; any other file holds
@@ -34,11 +34,15 @@ def read_translated(asked: str, most: int) -> list[Translated]:
 
     Args:
         most: sentences taken of a table, the first ones that are there in every language and not too long
+        longest: bytes of one, in whichever language; at worst a tokenizer makes a token of each
     """
     path, mark, columns = asked.partition(".parquet:")
     if mark or asked.endswith(".parquet"):
         return _sentences(
-            Path(path + ".parquet" if mark else asked).expanduser(), list(filter(None, columns.split(":"))), most
+            Path(path + ".parquet" if mark else asked).expanduser(),
+            list(filter(None, columns.split(":"))),
+            most,
+            min(longest, LONGEST),
         )
     return _grouped(asked)
 
@@ -58,17 +62,17 @@ def cut_in_two(text: str) -> tuple[str, str]:
     return text[:place], text[place:]
 
 
-def _sentences(file: Path, languages: list[str], most: int) -> list[Translated]:
+def _sentences(file: Path, languages: list[str], most: int, longest: int) -> list[Translated]:
     rows = _columns(file, languages)
     sound = [
         (number, row)
         for number, row in enumerate(rows, start=1)
-        if all(text and len(text.strip()) > 1 and len(text.encode()) <= LONGEST for text in row)
+        if all(text and len(text.strip()) > 1 and len(text.encode()) <= longest for text in row)
     ]
     if not sound:
         raise _refused(
             str(file),
-            f"rows with a sentence of at most {LONGEST} bytes in each language",
+            f"rows with a sentence of at most {longest} bytes in each language",
             f"none in {len(rows):,} rows",
         )
     distinct = list({row[0].strip(): (number, row) for number, row in reversed(sound)}.values())[::-1]

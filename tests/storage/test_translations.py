@@ -53,6 +53,13 @@ def test_rows_that_lack_a_language_are_too_long_or_come_again_are_not_asked(tabl
     assert len(read_translated(f"{table}:de:en", 1)) == 1
 
 
+def test_sentences_are_as_short_as_the_smallest_context_asks_in_bytes_of_every_language(table):
+    assert [of.name for of in read_translated(f"{table}:en:de:zh", 24, 18)] == ["sentence 3"]  # 19 bytes of German
+    assert [of.name for of in read_translated(f"{table}:en:zh", 24, 15)] == ["sentence 1", "sentence 3"]
+    with pytest.raises(InputError, match="expected rows with a sentence of at most 8 bytes in each language"):
+        read_translated(f"{table}:de:zh", 24, 8)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
