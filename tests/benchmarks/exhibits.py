@@ -90,8 +90,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A study: its command, the section whose figure is shown, and how it is asked."""
+    """A study: what it is called here, its command, the section whose figure is shown, and how it is asked."""
 
+    name: str
     command: str
     section: str
     ask: Callable[[Subject, Path], Page]
@@ -99,24 +100,27 @@ class Exhibit:
 
 FIT = FitParameters(sequences=2000)
 EXHIBITS = (
-    Exhibit("layers", "All queries", lambda s, work: s.asked("layers", work)),
-    Exhibit("themes", "Profiles over the layers", lambda s, work: s.asked("themes", work)),
-    Exhibit("restrict", "Words in common", lambda s, work: s.asked("restrict", work)),
-    Exhibit("sparsity", "Coverage", lambda s, work: s.asked("sparsity", work)),
-    Exhibit("memorization", "Quotations", lambda s, work: s.asked("memorization", work)),
-    Exhibit("scale", "Words in common by size", lambda s, work: s.asked("scale", work)),
-    Exhibit("tokens", "How far they agree", lambda s, work: s.by_token(work)),
+    Exhibit("layers", "layers", "All queries", lambda s, work: s.asked("layers", work)),
+    Exhibit("themes", "themes", "Profiles over the layers", lambda s, work: s.asked("themes", work)),
+    Exhibit("restrict", "restrict", "Words in common", lambda s, work: s.asked("restrict", work)),
+    Exhibit("sparsity", "sparsity", "Coverage", lambda s, work: s.asked("sparsity", work)),
+    Exhibit("memorization", "memorization", "Quotations", lambda s, work: s.asked("memorization", work)),
+    Exhibit("scale", "scale", "Words in common by size", lambda s, work: s.asked("scale", work)),
+    Exhibit("tokens", "tokens", "How far they agree", lambda s, work: s.by_token(work)),
     Exhibit(
+        "word-order",
         "word-order --model M --stimuli unknown",
         "Kinds of wording",
         lambda s, work: s.wordings("unknown", "word-order", work),
     ),
     Exhibit(
+        "translation-order",
         "word-order --model M --stimuli sentences.parquet:en:de",
         "Kinds of wording",
         lambda s, work: s.wordings(f"{s.sentences}:en:de", "translation-order", work),
     ),
     Exhibit(
+        "cross-lingual",
         "cross-lingual --model M --sentences sentences.parquet:en:de:fr:zh",
         "What is left in other languages",
         lambda s, work: s.translated("en:de:fr:zh", work),

@@ -60,7 +60,8 @@ def _figure(exhibit: Exhibit, subject: Subject, page: Page) -> str:
     chosen = tuple(block for block in page.blocks if block.title == exhibit.section)
     if not chosen or chosen[0].draw is None:
         return "no figure"
-    [path] = write_figures(replace(page, blocks=chosen), FIGURES / subject.name)
+    [written] = write_figures(replace(page, blocks=chosen), FIGURES / subject.name)
+    path = written.replace(written.with_name(f"{exhibit.name}.svg"))
     return f"![{exhibit.section}, {subject.caption}]({path.relative_to(ROOT)})"
 
 
