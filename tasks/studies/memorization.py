@@ -56,7 +56,7 @@ def _ranks(asked: Asked, k: int, rows: list[dict], quoted: list[dict]) -> Block:
         plain_powers(axes.xaxis)
         axes.set_xlim(left=0.9)
         axes.set_ylim(0, 1.03)
-        axes.set_xlabel("rank of the first sequence that quotes the query")
+        axes.set_xlabel("rank of the first quotation")
         axes.set_ylabel("share of the queries")
 
     table = plain_table(

@@ -134,7 +134,7 @@ def _agreement(asked: Asked, agreement: dict[str, Estimate], queries: list[str])
         estimate_table(
             "Rank correlation over tokens", "forms", ("mean",), {name: (e,) for name, e in agreement.items()}
         ),
-        bars(agreement, "rank correlation over a sequence’s tokens"),
+        bars(agreement, "rank correlation"),
         2.2,
         "Mean over sequences; the line of a bar is its 95 % interval.",
         (HOW,),

@@ -24,6 +24,7 @@ HOW = (
     "removed about 0, flipped lower, and no more than flipped without the prompt’s part."
 )
 TEXTS_SHOWN = 3  # stimuli whose texts are listed
+ROOM = 1.1  # inches of a figure that a name along its axis takes lying
 
 
 def as_probes(stimuli: list[Stimulus]) -> tuple[ProbeSet, ...]:
@@ -95,7 +96,8 @@ def _bars(found: dict[str, dict[str, Estimate | None]], kinds: list[str], ids: l
                          label=drawable(name) if place == 0 else None)  # fmt: skip
                 axes.plot([at, at], [e.ci_low, e.ci_high], color=theme.ink, lw=1.3)
         axes.axhline(0, color=theme.muted, lw=0.8)
-        axes.set_xticks(range(len(kinds)), [drawable(kind).replace(", ", ",\n") for kind in kinds])
+        slant = {"rotation": 35, "ha": "right"} if canvas.get_figwidth() < ROOM * len(kinds) else {}
+        axes.set_xticks(range(len(kinds)), [drawable(kind).replace(", ", ",\n") for kind in kinds], **slant)
         axes.set_ylabel("influence, part of order kept")
         axes.grid(axis="x", visible=False)
         if len(found) > 1:
