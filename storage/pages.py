@@ -140,16 +140,20 @@ def _environment() -> Environment:
 
 def write_page(path: str | Path, text: str) -> Path:
     """Write `text` as UTF-8 to `path`, making its directory; an older file is replaced in one step."""
-    final = Path(path).expanduser().absolute()
+    # The page names the digests of its own scripts, so line ends stay as they are on every system.
+    return write_whole(Path(path).expanduser().absolute(), text.encode(), "page")
+
+
+def write_whole(final: Path, content: bytes, kind: str) -> Path:
+    """Write a file for people, a page or whatever `kind` says, in one step, making its directory."""
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        # The page names the digests of its own scripts, so line ends stay as they are on every system.
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
         os.replace(temporary, final)
     except OSError as error:
         raise InputError(
-            f"page {final}",
+            f"{kind} {final}",
             expected="a path that can be written",
             found=error.strerror or str(error),
             remedy="Name another place, or make room.",

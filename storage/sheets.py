@@ -10,9 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import os
 import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InputError
-from storage.pages import visible
+from storage.pages import visible, write_whole
 from storage.store import explain_write
 
 Separator = Literal["comma", "semicolon", "tab"]
@@ -66,38 +64,19 @@ def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any
     if path.suffix.lower() == ".parquet":
         buffer = io.BytesIO()
         pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), buffer)
-        _publish(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue(), "sheet")
         return
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=SEPARATORS[separator], lineterminator="\r\n")
     writer.writerow(columns)
     writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
-    _publish(path, text.getvalue().encode("utf-8-sig", "replace"))
+    write_whole(path, text.getvalue().encode("utf-8-sig", "replace"), "sheet")
 
 
 def write_beside(path: Path, ending: str, text: str) -> Path:
     """Write a text that goes with a sheet under the sheet's name and another ending."""
     final = path.with_name(f"{path.stem}{ending}")
-    _publish(final, text.encode())
-    return final
-
-
-def _publish(final: Path, content: bytes) -> None:
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, final)
-    except OSError as error:
-        raise InputError(
-            f"sheet {final}",
-            expected="a path that can be written",
-            found=error.strerror or str(error),
-            remedy="Name another place, or make room.",
-        ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+    return write_whole(final, text.encode(), "sheet")
 
 
 def _cell(value: Any) -> Any:
