@@ -35,6 +35,7 @@ class MislabelledTextParameters(BaseModel):
     cut: CutParameters = Field(default_factory=CutParameters)
     training: TrainingParameters = Field(default_factory=lambda: TrainingParameters(epochs=5))
     seeds: int = Field(3, ge=1, le=100, description="corpora, each with swaps and a training of its own")
+    first_seed: int = Field(0, ge=0, lt=2**31, description="of the corpora; those after it count up")
     fit: FitParameters = Field(default_factory=FitParameters)
     damping: Damping = Field(Damping(), description="added to the eigenvalues before they are inverted")
     compute: ComputeParameters = Field(default_factory=ComputeParameters)
@@ -63,7 +64,7 @@ def mislabelled_text(parameters: MislabelledTextParameters, command: str = "") -
     """
     root = Path(parameters.directory).expanduser().resolve()
     inspected = []
-    for seed in range(parameters.seeds):
+    for seed in range(parameters.first_seed, parameters.first_seed + parameters.seeds):
         folder = root / f"seed-{seed}"
         corpus = folder / "corpus.parquet"
         swap_answers(
