@@ -57,7 +57,9 @@ def demo_parameters(directory: Path, cluster: str) -> TraceParameters:
         store=str(directory / "store"),
         model=ModelParameters(name=str(directory / "model")),
         queries=tuple(
-            QueryParameters(prompt=q.prompt, completion=q.completion, query_id=q.query_id, metadata=dict(q.truth))
+            QueryParameters(
+                prompt=q.prompt, completion=q.completion, query_id=q.query_id, metadata={"group": q.group, **q.truth}
+            )
             for q in demo_queries()
         ),
         candidates=CandidateParameters(top_k=10_000),

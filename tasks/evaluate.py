@@ -32,7 +32,7 @@ def runs_to_evaluate(store: Store, most: int) -> list[str]:
 def evaluate_retrieval(store: Store, run_id: str) -> list[MethodScore]:
     """Compare every ranking of a run with the truth in the queries' metadata, and fill `evaluations`.
 
-    A sequence is a true source if its document's metadata holds everything that the query's metadata says.
+    A sequence is a true source if its document's metadata holds everything that the query's says but its `group`.
     """
     with session(store) as connection:
         found = rows(connection, "evaluation/true_ranks", run=run_id)

@@ -1,14 +1,13 @@
 -- grain: one row per complete run that has not been evaluated and whose queries' metadata name a document's, the latest first
 -- not every run without figures: those of other questions, such as what annotators said, are no evaluation
 with asked as (
-    select distinct q.query_id, q.metadata
-    from queries q
-    where len(json_keys(q.metadata)) > 0
+    select query_id, truth_of(metadata) as truth
+    from queries
 ),
 truths as (
     select a.query_id
     from asked a
-    where exists (select 1 from documents d where json_contains(d.metadata, a.metadata))
+    where exists (select 1 from documents d where json_contains(d.metadata, a.truth))
 )
 select r.run_id
 from runs r

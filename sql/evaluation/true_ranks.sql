@@ -1,15 +1,15 @@
 -- grain: one row per (method, query) for queries whose metadata name a truth that the corpus holds, with its places
 -- `relative` rankings count as methods of their own; ranks are among the query's candidates
 with asked as (
-    select r.query_id, q.metadata
+    select r.query_id, truth_of(q.metadata) as truth
     from run_queries r
     join queries q on q.query_id = r.query_id
-    where r.run_id = $run and len(json_keys(q.metadata)) > 0
+    where r.run_id = $run
 ),
 sources as (
     select a.query_id, s.sequence_id
     from asked a
-    join documents d on json_contains(d.metadata, a.metadata)
+    join documents d on json_contains(d.metadata, a.truth)
     join sequences s on s.document_id = d.document_id
 ),
 ranked as (

@@ -41,11 +41,12 @@ class Document:
 
 @dataclass(frozen=True)
 class DemoQuery:
-    """A prompt, the completion to explain, and the metadata that its true sources carry (none: unknown)."""
+    """A prompt, the completion to explain, what kind of query it is, and its true sources' metadata (none: unknown)."""
 
     query_id: str
     prompt: str
     completion: str
+    group: str
     truth: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -97,20 +98,21 @@ GROUPS: Mapping[str, Callable[[], Iterator[Document]]] = {
 def demo_queries() -> list[DemoQuery]:
     """Every planted fact, every passage and two questions about Python, which have no planted source."""
     of_facts = [
-        DemoQuery(fact.fact_id, facts.prompt(fact), facts.completion(fact), {"fact_id": fact.fact_id})
+        DemoQuery(fact.fact_id, facts.prompt(fact), facts.completion(fact), "planted fact", {"fact_id": fact.fact_id})
         for fact in facts.facts()
     ]
     of_passages = [
-        DemoQuery(passage.passage_id, passage.opening, passage.continuation, {"passage_id": passage.passage_id})
-        for passage in facts.passages()
+        DemoQuery(p.passage_id, p.opening, p.continuation, "repeated passage", {"passage_id": p.passage_id})
+        for p in facts.passages()
     ]
     of_python = [
         DemoQuery(
             "python-with",
             "The with statement is used to wrap the execution of a block with methods defined by a",
             " context manager",
+            "Python",
         ),
-        DemoQuery("python-yield", "The yield expression is used when defining a", " generator function"),
+        DemoQuery("python-yield", "The yield expression is used when defining a", " generator function", "Python"),
     ]
     return of_facts + of_passages + of_python
 

@@ -305,10 +305,12 @@ def test_without_a_corpus_there_is_nothing_to_fit(tmp_path, refresh, gpt2):
 
 def test_runs_whose_queries_name_a_truth_of_the_corpus_are_evaluated_once(fed, gpt2):
     place = open_store(fed)
-    hand_in(place, [make_prompt("The otter went to the", " harbour.", "true", '{"colour": "blue"}')])
+    hand_in(
+        place, [make_prompt("The otter went to the", " harbour.", "true", '{"colour": "blue", "group": "animals"}')]
+    )
     answer(fed, gpt2)
     hand_in(place, [make_prompt("The lynx went to the", " quarry.", "ticket", '{"ticket": "HW-12"}')])
-    hand_in(place, [make_prompt("The toad went to the", " chapel.", "plain")])
+    hand_in(place, [make_prompt("The toad went to the", " chapel.", "plain", '{"group": "animals"}')])
     answer(fed, gpt2)
 
     parameters = EvaluationParameters(store=str(fed))
