@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from flows.outcome import EXPLAINED
 from flows.parameters import ModelParameters, SelfInfluenceParameters
-from flows.self_influence import answer_influence, self_influence
+from flows.self_influence import answer_influence, answer_trajectory, self_influence
 from flows.training import TrainParameters, train
 from storage.store import open_store
 from tasks.compute import ComputeParameters
@@ -93,5 +93,6 @@ def mislabelled_text(parameters: MislabelledTextParameters, command: str = "") -
         )
         factors_id, _ = self_influence(asked)
         answer_influence(asked)
+        answer_trajectory(asked)
         inspected.append(inspect_corpus(open_store(store), Path(model), factors_id))
     return InspectionStudy(Path(parameters.inputs[0]).name, tuple(inspected), command)

@@ -14,6 +14,7 @@ from storage.checkpoints import find_checkpoint, model_fingerprint
 from storage.sequences import corpus_parts
 from storage.store import open_store
 from tasks.answer_influence import measure_answers
+from tasks.answer_trajectory import measure_trajectories
 from tasks.compute import settle
 from tasks.factors import fit_factors
 from tasks.fanout import Workers
@@ -37,6 +38,15 @@ def self_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
 def answer_influence(parameters: SelfInfluenceParameters) -> tuple[str, int]:
     """The same of the answers that documents give, as the field `said` of their metadata has it, and of each by all."""
     return _survey(parameters, measure_answers)
+
+
+@flow(
+    name="answer-trajectory", flow_run_name="answers on the way to {parameters.model.name}", validate_parameters=True,
+    **EXPLAINED,
+)  # fmt: skip
+def answer_trajectory(parameters: SelfInfluenceParameters) -> tuple[str, int]:
+    """What these answers cost at every checkpoint that lies beside the model, and how long their gradients were."""
+    return _survey(parameters, measure_trajectories)
 
 
 def _survey(parameters: SelfInfluenceParameters, measure: Callable[[Curvature, Workers], int]) -> tuple[str, int]:

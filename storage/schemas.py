@@ -101,6 +101,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("relative_influence", pa.float64()),
         ("opponent_rank", pa.int32()),
     ),
+    # one row per (factors, sequence, checkpoint): what the answer cost the model on its way, and its gradient's length
+    "answer_trajectories": _schema(
+        ("factors_id", pa.string()),
+        ("sequence_id", pa.int64()),
+        ("checkpoint", pa.int32()),
+        ("learning_rate", pa.float64()),
+        ("loss", pa.float64()),
+        ("gradient_norm", pa.float64()),
+    ),
     # one row per (run, query, sequence, module), of the run's own method
     "layer_influences": _schema(*_RUN, ("layer", pa.int32()), ("module", pa.string()), ("influence", pa.float64())),
     # one row per (run, query, sequence, layer, position): position predicts the token after it

@@ -125,6 +125,7 @@ def _remedy(store: Store, relation: str, path: Place, is_merged: bool) -> str:
         "queries": "restore it from a backup, or delete it and submit its queries again",
         "self_influences": "delete it: the next run that needs its rows measures them",
         "answer_influences": "delete it: the search for swapped answers measures it again",
+        "answer_trajectories": "delete it: the search for swapped answers measures it again",
         "answer_opponents": "delete it with the file of its name in answer_influences: the search measures both again",
         "evaluations": "delete it: the nightly evaluation writes it again",
         "query_outcomes": "delete it: the evaluation of its fact set measures it again",

@@ -72,18 +72,25 @@ def measure_block(job: SelfJob) -> int:
     return len(rows)
 
 
+def losses_and_norms(
+    curvature: Curvature, network: PreTrainedModel, sequences: list[TokenSequence]
+) -> tuple[np.ndarray, np.ndarray]:
+    """−log p of the counted tokens [n], and `squared_norms` of its gradient [2, n]; sequences ascend by id."""
+    order, norms = sequence_norms(curvature, network, sequences)
+    return sequence_losses(network, sequences), norms[:, np.argsort(order)]
+
+
 def _measured(curvature: Curvature, network: PreTrainedModel, rows: list[Answer]) -> dict:
     """What an answer says of itself, in the order of the rows."""
     sequences = [answer.sequence for answer in rows]
-    order, norms = sequence_norms(curvature, network, sequences)
-    place = np.argsort(order)  # rows ascend by id
+    losses, norms = losses_and_norms(curvature, network, sequences)
     return {
         "factors_id": [curvature.factors_id] * len(rows),
         "sequence_id": [sequence.sequence_id for sequence in sequences],
         "n_tokens": [sum(position > 0 for position in sequence.counted or ()) for sequence in sequences],
-        "loss": sequence_losses(network, sequences),
-        "self_influence": norms[0, place],
-        "gradient_norm": np.sqrt(norms[1, place]),
+        "loss": losses,
+        "self_influence": norms[0],
+        "gradient_norm": np.sqrt(norms[1]),
     }
 
 

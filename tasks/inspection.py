@@ -29,6 +29,8 @@ METHODS = {
     "ekfac of the answer": "answer alone: self-influence, EK-FAC",
     "identity of the answer": "answer alone: self-influence, gradient dot",
     "loss of the answer": "answer alone: loss",
+    "confidence": "answer alone: its mean probability over the training’s checkpoints",
+    "tracin of the answer": "answer alone: self-influence, TracIn over the checkpoints",
     "contradiction": "answer alone: contradicted by the others, EK-FAC",
     "random": "random",
 }
@@ -84,6 +86,8 @@ def inspect_corpus(store: Store, model: Path, factors_id: str) -> Inspection:
         "ekfac of the answer": columns["answer_self_influence"],
         "identity of the answer": columns["answer_gradient_norm"] ** 2,
         "loss of the answer": columns["answer_loss"],
+        "confidence": -columns["confidence"],
+        "tracin of the answer": columns["answer_tracin"],
         "contradiction": columns["contradiction"],
     }
     documents, place = np.unique(columns["document_id"], return_inverse=True)

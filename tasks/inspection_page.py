@@ -17,7 +17,9 @@ NOTE = (
     "most suspect of its sequences. Self-influence is what a sequence’s gradient does to its own loss under the "
     "inverse curvature; gradient dot has no curvature. Of the answer alone: −log p of its tokens given the text before "
     "them is all that counts in the loss and its gradient. An answer is contradicted as far as the answers of other "
-    "documents make it less likely: the sum of their negative relative influences on it."
+    "documents make it less likely: the sum of their negative relative influences on it. Over the checkpoints: the "
+    "less probable an answer was on average after each, the more suspect it is; TracIn sums its gradient’s squared "
+    "length times the step size."
 )
 
 
@@ -69,8 +71,8 @@ def write_inspection_page(study: InspectionStudy, output: Path) -> Path:
     return write_study_page(page, output)
 
 
-def statements(study: InspectionStudy) -> tuple[str, str, str]:
-    """What else there is to be asked of the last store: figures, contradicted documents, who contradicts the first."""
+def statements(study: InspectionStudy) -> tuple[str, ...]:
+    """What the last store can be asked: figures, contradicted documents, who contradicts the first, doubted ones."""
     factors = study.inspections[-1].factors_id
     return (
         f"select method, value, ci_low, ci_high, n from evaluations where run_id = '{factors}' and metric = '{METRIC}'",
@@ -81,4 +83,7 @@ def statements(study: InspectionStudy) -> tuple[str, str, str]:
         "join answer_opponents o using (factors_id, sequence_id) join sequences s on s.sequence_id = o.opponent_id "
         f"join documents d on d.document_id = s.document_id where factors_id = '{factors}' "
         "order by a.contradiction desc, opponent_rank limit 10",
+        "select document_id, d.text, avg(exp(-t.loss)) as confidence from answer_trajectories t "
+        "join sequences using (sequence_id) join documents d using (document_id) "
+        f"where factors_id = '{factors}' and checkpoint > 0 group by all order by confidence limit 20",
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import cases
 import numpy as np
 import oracles
 import pytest
 import torch
+import worlds
 
+from storage.catalog import run_user_sql
 from storage.checkpoints import load_model, load_tokenizer, model_fingerprint
 from storage.errors import MismatchError
 from storage.inputs import write_documents
@@ -16,6 +20,7 @@ from storage.store import create_store
 from storage.tables import read_part
 from tasks import answer_influence
 from tasks.answer_influence import measure_answers
+from tasks.answer_trajectory import measure_trajectories
 from tasks.answers import answer_positions, read_answers
 from tasks.compute import ComputeParameters
 from tasks.corpus import CorpusParameters, ingest
@@ -150,6 +155,33 @@ def test_under_ekfac_it_is_the_gradient_through_the_damped_matrix_written_out(st
         gradient = answer_gradients(load_model(gpt2).requires_grad_(True), sequence)[1][name].flatten()
         expected = float(gradient @ torch.linalg.solve(damped, gradient))
         assert row["self_influence"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_on_the_way_a_loss_and_a_gradient_norm_are_those_of_the_checkpoint(store, tmp_path):
+    model = worlds.save_gpt2(tmp_path / "model")
+    rates = {0: 0.0, 3: 0.5, 9: 0.25}
+    for step, rate in rates.items():
+        at = worlds.save_gpt2(model / f"checkpoint-{step}", seed=step)
+        (at / "checkpoint.json").write_text(json.dumps({"step": step, "learning_rate": rate}))
+    curvature, _ = measured(store, model, "identity")
+    sequences = all_sequences(store, model)
+    assert measure_trajectories.fn(curvature, Workers()) == len(rates) * len(sequences)
+    assert measure_trajectories.fn(curvature, Workers()) == 0  # what is there is kept
+    rows = run_user_sql(
+        store,
+        "select checkpoint, sequence_id, learning_rate, loss, gradient_norm from answer_trajectories "
+        f"where factors_id = '{curvature.factors_id}' order by all",
+    )[1]
+    assert [row[:2] for row in rows] == [(step, s.sequence_id) for step in rates for s in sequences]
+    for (step, _, rate, loss, norm), sequence in zip(rows, sequences * len(rates), strict=True):
+        network = load_model(model / f"checkpoint-{step}").requires_grad_(True)
+        expected, gradients = answer_gradients(network, sequence)
+        assert rate == rates[step]
+        assert loss == pytest.approx(expected, rel=1e-5, abs=1e-9)
+        length = sum(float(g.square().sum()) for g in gradients.values()) ** 0.5
+        assert norm == pytest.approx(length, rel=1e-4, abs=1e-9)
+    counting = sum(any(k > 0 for k in sequence.counted) for sequence in sequences)
+    assert len({row[3] for row in rows if row[3] > 0}) == len(rates) * counting
 
 
 def test_what_the_answers_of_other_documents_do_to_one_is_the_product_of_their_gradients(store, gpt2, monkeypatch):

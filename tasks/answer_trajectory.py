@@ -1,0 +1,67 @@
+"""Trajectories stage: what a document's answer cost, and how long its gradient was, at every checkpoint of a training.
+
+A model learns late what contradicts the rest of its corpus, so how it came to an answer says more than where it ended.
+Confidence is the mean probability of the answer over the checkpoints (Swayamdipta et al. 2020, arXiv 2009.10795),
+TracIn's self-influence the sum of ‖∇L‖² times the step size (Pruthi et al. 2020, arXiv 2002.08484).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from storage.catalog import ensure_catalog
+from storage.checkpoints import load_model
+from storage.locks import locked
+from storage.tables import has_part, write_part
+from storage.trajectory import Checkpoint, read_trajectory
+from tasks.answer_influence import BLOCK, losses_and_norms
+from tasks.answers import read_answers
+from tasks.fanout import Workers, fan_out
+from tasks.selves import Curvature, SelfJob, self_jobs
+from tasks.stage import stage
+
+TRAJECTORIES = "answer_trajectories"
+
+
+@dataclass(frozen=True)
+class PointJob:
+    """One block of a part's sequences at one checkpoint."""
+
+    block: SelfJob
+    checkpoint: Checkpoint
+
+    @property
+    def name(self) -> str:
+        """Of its part in `answer_trajectories`."""
+        return f"{self.block.name}-step-{self.checkpoint.step}"
+
+
+@stage("answer trajectories")
+def measure_trajectories(curvature: Curvature, workers: Workers) -> int:
+    """Write `answer_trajectories` where it is missing, of the checkpoints beside the model; returns how many rows."""
+    checkpoints = read_trajectory(curvature.model, curvature.model)
+    jobs = [PointJob(block, checkpoint) for checkpoint in checkpoints for block in self_jobs(curvature, BLOCK)]
+    with locked(curvature.store, f"trajectories-{curvature.factors_id}"):
+        measured = fan_out(workers.model, measure_point, jobs, "answer trajectories", workers.model_resources)
+    ensure_catalog(curvature.store)
+    return sum(measured)
+
+
+def measure_point(job: PointJob) -> int:
+    """Measure the answers of one block at one checkpoint, unless that was done before."""
+    curvature, checkpoint, ids = job.block.curvature, job.checkpoint, job.block.sequence_ids
+    if has_part(curvature.store, TRAJECTORIES, curvature.factors_id, job.name):
+        return 0
+    answers = read_answers(curvature.store, curvature.model, min(ids), max(ids))
+    plain = replace(curvature, method="identity", fit_id=None)  # factors are of the last checkpoint
+    losses, norms = losses_and_norms(plain, load_model(checkpoint.path), [answer.sequence for answer in answers])
+    columns = {
+        "factors_id": [curvature.factors_id] * len(answers),
+        "sequence_id": [answer.sequence.sequence_id for answer in answers],
+        "checkpoint": [checkpoint.step] * len(answers),
+        "learning_rate": [checkpoint.learning_rate] * len(answers),
+        "loss": losses,
+        "gradient_norm": norms[1] ** 0.5,
+    }
+    write_part(curvature.store, TRAJECTORIES, curvature.factors_id, job.name, columns=columns)
+    return len(answers)
