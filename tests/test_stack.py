@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import distributions, requires, version
 from pathlib import Path
 
 import cloudpickle
@@ -20,6 +20,7 @@ import pytest
 from distributed import Client, Status
 from jobs import end_the_process
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from flows.cluster import open_workers
 from storage.database import session
@@ -40,6 +41,22 @@ def python(program: str, **environment: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+def test_the_lock_is_complete_whichever_python_reads_it(python):
+    """What is locked is installed without resolving, so what some Pythons alone need must stand there too."""
+    of = {"python_version": python.rpartition(".")[0], "python_full_version": python}
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    locked = {
+        canonicalize_name(r.name): r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate(of)
+    }
+    assert len(locked) > 150
+    for name in locked.keys() & {canonicalize_name(d.metadata["Name"]) for d in distributions()}:
+        for needed in map(Requirement, requires(name) or []):
+            wanted = needed.marker is None or needed.marker.evaluate({**of, "extra": ""})
+            if wanted and needed.name != "torchvision":  # asked for, and never imported here
+                assert canonicalize_name(needed.name) in locked, f"{name} {needed}"
 
 
 # Prefect
