@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from markupsafe import Markup
@@ -19,6 +20,7 @@ from tasks.fact_plots import DARK, LIGHT, WIDTH, Draw, Theme, drawable, svg
 from tasks.fact_tables import Cell, Row, Table, figure
 
 COLUMN = 3.4  # inches: one column of a paper
+NAME = 24  # characters of a line of a name beside a bar
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def bars(found: dict[str, Estimate], label: str) -> Draw:
             axes.barh(place, e.value, height=0.55, color=theme.colours[0 if name != "random" else 5], alpha=0.75)
             axes.plot([e.ci_low, e.ci_high], [place, place], color=theme.ink, lw=1.4)
         axes.axvline(0, color=theme.muted, lw=0.8)
-        axes.set_yticks(range(len(found)), list(map(drawable, reversed(found))), color=theme.ink)
+        names = [fill(drawable(name), NAME) for name in reversed(found)]
+        axes.set_yticks(range(len(found)), names, color=theme.ink)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
 

@@ -23,6 +23,8 @@ HOW = (
     "bootstrap intervals over stimuli. Grosse et al. found: order kept high whatever the paraphrase, completion "
     "removed about 0, flipped lower, and no more than flipped without the prompt’s part."
 )
+ORDER = "Does it matter which comes first, the question or the answer?"
+TRANSLATIONS = "Does a text with the translation first teach to translate the other way round?"
 TEXTS_SHOWN = 3  # stimuli whose texts are listed
 ROOM = 1.1  # inches of a figure that a name along its axis takes lying
 
@@ -39,7 +41,7 @@ def as_probes(stimuli: list[Stimulus]) -> tuple[ProbeSet, ...]:
     )
 
 
-def study_word_order(store: Store, probings: dict[str, str], command: str) -> Page:
+def study_word_order(store: Store, probings: dict[str, str], command: str, title: str = ORDER) -> Page:
     """Bars by kind of wording and model; `probings` are ids by the model's name."""
     ids = list(probings.values())
     with session(store) as connection:
@@ -53,7 +55,7 @@ def study_word_order(store: Store, probings: dict[str, str], command: str) -> Pa
     return Page(
         "word order",
         " and ".join(probings),
-        "Does it matter which comes first, the question or the answer?",
+        title,
         _lead(last),
         (("stimuli", f"{n:,}", ""), ("texts", f"{n_texts:,}", ""), ("models", f"{len(probings)}", "")),
         (_bars(found, kinds, ids), _texts(texts, ids[-1])),
