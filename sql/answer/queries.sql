@@ -5,23 +5,6 @@ with compressed as (
     where run_id = $run
     group by query_id
 ),
-scored as (
-    select
-        i.query_id,
-        i.influence_rank,
-        greatest(i.influence, 0) as influence,
-        count(*) over (partition by i.query_id) as n
-    from influences i
-    join runs r on r.run_id = i.run_id and r.method = i.method
-    where i.run_id = $run
-),
-shares as (
-    select
-        query_id,
-        sum(influence) filter (where influence_rank <= ceil(0.01 * n)) / nullif(sum(influence), 0) as top_share
-    from scored
-    group by query_id
-),
 filters as (
     -- of several filters none gives the column its name
     select query_id, case when count(distinct filter) = 1 then min(filter) end as filter
@@ -42,7 +25,7 @@ select
 from run_queries r
 join queries q on q.query_id = r.query_id
 left join compressed c on c.query_id = r.query_id
-left join shares s on s.query_id = r.query_id
+left join top_shares($run) s on s.query_id = r.query_id
 left join filters f on f.query_id = r.query_id
 where r.run_id = $run
 order by q.submitted_at, q.query_id

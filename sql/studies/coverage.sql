@@ -1,15 +1,5 @@
 -- grain: one row per (query, share of its scored sequences): the part of the positive influence that they hold
-with scored as (
-    select
-        i.query_id,
-        i.influence_rank,
-        greatest(i.influence, 0) as influence,
-        count(*) over (partition by i.query_id) as n
-    from influences i
-    join runs r on r.run_id = i.run_id and r.method = i.method
-    where i.run_id = $run
-),
-shares as (
+with shares as (
     select unnest([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]::double[]) as top_share
 )
 select
@@ -18,7 +8,7 @@ select
     count(*) filter (where s.influence_rank <= ceil(h.top_share * s.n)) as n_sequences,
     sum(s.influence) filter (where s.influence_rank <= ceil(h.top_share * s.n)) / nullif(sum(s.influence), 0)
         as share_of_positive_influence
-from scored s
+from positive_influences($run) s
 cross join shares h
 group by s.query_id, h.top_share
 order by s.query_id, h.top_share

@@ -26,23 +26,6 @@ found as (
         avg(word_overlap) as word_overlap
     from worded
     group by query_id
-),
-scored as (
-    select
-        i.query_id,
-        i.influence_rank,
-        greatest(i.influence, 0) as influence,
-        count(*) over (partition by i.query_id) as n
-    from influences i
-    join runs r on r.run_id = i.run_id and r.method = i.method
-    where i.run_id = $run
-),
-shares as (
-    select
-        query_id,
-        sum(influence) filter (where influence_rank <= ceil(0.01 * n)) / nullif(sum(influence), 0) as top_share
-    from scored
-    group by query_id
 )
 select
     s.query_id,
@@ -51,7 +34,7 @@ select
     f.centre_of_mass,
     f.word_overlap,
     s.top_share
-from shares s
+from top_shares($run) s
 join queries q on q.query_id = s.query_id
 left join found f on f.query_id = s.query_id
 order by query_group, q.submitted_at, s.query_id
