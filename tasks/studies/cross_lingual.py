@@ -37,8 +37,9 @@ HOW = (
 RATIO = (
     "For each query: the mean influence of its first sequences in a language, divided by their mean influence in the "
     "first language; beside it the same of sequences drawn at random, with the same divisor. 0 is no influence, 1 as "
-    "much as in the first language. In brackets 95 % bootstrap intervals over queries. The sequences were chosen for "
-    "the first language, which flatters that row and no other."
+    "much as in the first language, and more where completions are of more tokens or of less probable ones, which any "
+    "sequence moves further: compare with the random ones. In brackets 95 % bootstrap intervals over queries. The "
+    "sequences were chosen for the first language, which flatters that row and no other."
 )
 CUT = (
     "A sentence is cut at the white space nearest to its middle, or at its middle character where it has none there: "
