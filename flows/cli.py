@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -315,9 +316,17 @@ class _Printable(logging.Formatter):
 def _fail(message: str, debug: bool) -> None:
     if debug:
         raise  # the error that main is handling, with its traceback
+    _let_go(sys.exception())
     shown = "\n".join(map(printable, message.split("\n")))  # it may quote a corpus
     Console(stderr=True, highlight=False, markup=False).print(f"headwater: {shown}", soft_wrap=True)
     sys.exit(1)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an error hold: DuckDB would list what is left of it at exit, below the message."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import time
@@ -95,8 +96,18 @@ def shell_word(text: str) -> str:
 
 def explained(errors: Sequence[Any], whole: str = "as a whole") -> str:
     """What pydantic found wrong with parameters, a line each; `whole` names all of them together."""
-    return "\n".join(
-        f"parameter {'.'.join(map(str, e['loc'])) or whole}: "
-        f"expected {e['msg'].removeprefix('Value error, ')}, found {str(e.get('input'))[:80]!r}. Correct it."
-        for e in errors
-    )
+    places = [e["loc"] for e in errors]
+    # A list whose items are wrong is too short besides, for pydantic.
+    said = [
+        e for e in errors if not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] != () for p in places)
+    ]
+    return "\n".join(f"parameter {'.'.join(map(str, e['loc'])) or whole}: {_complaint(e)}" for e in said)
+
+
+def _complaint(error: Any) -> str:
+    """A validator of ours says all itself; pydantic's own say what was expected."""
+    said = error["msg"].removeprefix("Value error, ")
+    if "expected" in said and "found" in said:
+        return said
+    said = re.sub("^(greater|less)", r"a number \1", said.removeprefix("Input should be "))
+    return f"expected {said}, found {str(error.get('input'))[:80]!r}. Correct it."

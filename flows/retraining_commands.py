@@ -98,7 +98,7 @@ def lds(
                         "seeds": seeds, "queries": removals, "top": top, "seed": seed},
             "methods": [name for given in methods or [] for name in listed(given)] or METHODS,
             "damping": {"relative": damping},
-            "dampings": [float(name) for name in listed(dampings)],
+            "dampings": listed(dampings),
             "swept": listed(swept),
             "fit": {"modules": modules, "sequences": fit_sequences, "seed": seed},
             "solver": {"sequences": solver_sequences, "iterations": iterations},

@@ -69,7 +69,7 @@ def print_next(store: str, run_id: str, console: Console) -> None:
         query_id = rows(connection, "answer/queries", run=run_id)[-1]["query_id"]
         found = rows(connection, "answer/top", query=query_id, run=run_id, k=1, by="influence")
     lines = [f"{command()} report --store {shell_word(store)} --run {run_id} -o report.html"]
-    if found:
+    if found and found[0]["exact"]:  # others have no tokens
         quoted = printable(query_id).replace("'", "''")
         heatmap = f"select * from token_heatmap('{quoted}', {found[0]['sequence_id']})"
         lines.append(f"{command()} sql --store {shell_word(store)} {shell_word(heatmap)}")

@@ -8,12 +8,15 @@ TracIn's self-influence the sum of ‖∇L‖² times the step size (Pruthi et a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from storage.catalog import ensure_catalog
 from storage.checkpoints import load_model
+from storage.errors import ModelError
 from storage.locks import locked
 from storage.tables import has_part, write_part
-from storage.trajectory import Checkpoint, read_trajectory
+from storage.trainings import read_account
+from storage.trajectory import Checkpoint
 from tasks.answer_influence import BLOCK, losses_and_norms
 from tasks.answers import read_answers
 from tasks.fanout import Workers, fan_out
@@ -38,8 +41,11 @@ class PointJob:
 
 @stage("answer trajectories")
 def measure_trajectories(curvature: Curvature, workers: Workers) -> int:
-    """Write `answer_trajectories` where it is missing, of the checkpoints beside the model; returns how many rows."""
-    checkpoints = read_trajectory(curvature.model, curvature.model)
+    """Write `answer_trajectories` where it is missing, of every checkpoint of the training; returns how many rows.
+
+    A checkpoint that was removed is missed only where it has not been measured.
+    """
+    checkpoints = _checkpoints(curvature.model)
     jobs = [PointJob(block, checkpoint) for checkpoint in checkpoints for block in self_jobs(curvature, BLOCK)]
     with locked(curvature.store, f"trajectories-{curvature.factors_id}"):
         measured = fan_out(workers.model, measure_point, jobs, "answer trajectories", workers.model_resources)
@@ -52,6 +58,13 @@ def measure_point(job: PointJob) -> int:
     curvature, checkpoint, ids = job.block.curvature, job.checkpoint, job.block.sequence_ids
     if has_part(curvature.store, TRAJECTORIES, curvature.factors_id, job.name):
         return 0
+    if not checkpoint.path.is_dir():
+        raise ModelError(
+            f"checkpoint {checkpoint.path}",
+            expected="what the training saved there",
+            found="nothing",
+            remedy=f"Remove {curvature.model} to have the model taught again, or bring the checkpoint back.",
+        )
     answers = read_answers(curvature.store, curvature.model, min(ids), max(ids))
     plain = replace(curvature, method="identity", fit_id=None)  # factors are of the last checkpoint
     losses, norms = losses_and_norms(plain, load_model(checkpoint.path), [answer.sequence for answer in answers])
@@ -65,3 +78,18 @@ def measure_point(job: PointJob) -> int:
     }
     write_part(curvature.store, TRAJECTORIES, curvature.factors_id, job.name, columns=columns)
     return len(answers)
+
+
+def _checkpoints(model: Path) -> list[Checkpoint]:
+    account = read_account(model)
+    if account is None:
+        raise ModelError(
+            f"model {model}",
+            expected="one that headwater train made, whose account names its checkpoints",
+            found="no such account",
+            remedy="Teach it with headwater train.",
+        )
+    return [
+        Checkpoint(model / f"checkpoint-{leg['step']}", leg["step"], leg["learning_rate"], None)
+        for leg in account["legs"]
+    ]

@@ -65,7 +65,7 @@ def write_inspection_page(study: InspectionStudy, output: Path) -> Path:
             ("highest share found", figure(best[1].value, 2, False), METHODS[best[0]]),
         ),
         (block,),
-        tuple((f"store {k}", found.store) for k, found in enumerate(study.inspections)),
+        tuple((Path(found.store).parent.name, found.store) for found in study.inspections),
         (study.command, *(f'headwater sql --store {visible(last.store)} "{sql}"' for sql in statements(study))),
     )
     return write_study_page(page, output)
@@ -83,7 +83,7 @@ def statements(study: InspectionStudy) -> tuple[str, ...]:
         "join answer_opponents o using (factors_id, sequence_id) join sequences s on s.sequence_id = o.opponent_id "
         f"join documents d on d.document_id = s.document_id where factors_id = '{factors}' "
         "order by a.contradiction desc, opponent_rank limit 10",
-        "select document_id, d.text, avg(exp(-t.loss)) as confidence from answer_trajectories t "
+        "select sequence_id, document_id, d.text, avg(exp(-t.loss)) as confidence from answer_trajectories t "
         "join sequences using (sequence_id) join documents d using (document_id) "
         f"where factors_id = '{factors}' and checkpoint > 0 group by all order by confidence limit 20",
     )

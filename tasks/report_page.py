@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from storage.database import rows
 from storage.pages import packed, presentable, source, visible
+from tasks.methods import GRADIENT
 from tasks.near_duplicates import near_duplicates
 
 TOKEN_DEPTH = 100  # sequences of each ranking and query whose tokens the page carries, where they were scored exactly
@@ -71,11 +72,13 @@ def _frame(connection, run: dict[str, Any]) -> tuple[dict[str, Any], list[dict],
         "compression": _compression(queries),
         "queries": queries,
         "has_tokens": any(row["n_exact"] for row in queries),
+        "shares": run["method"] in GRADIENT,
     }
     about = {
         "run": {"id": run_id, "method": run["method"], "filter": parameters.get("candidates.filters")},
         "bands": bands,
         "sparse": SPARSE,
+        "shares": run["method"] in GRADIENT,  # among layers and tokens
     }
     return presentable(shown) | {"about": presentable(about)}, queries, bands
 

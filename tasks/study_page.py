@@ -97,7 +97,7 @@ def _shown(page: Page) -> dict[str, Any]:
             "title": b.title,
             "caption": b.caption,
             "notes": b.notes,
-            "statement": b.statement,
+            "statement": b.statement.splitlines(),  # line ends of ours are no marks of a text's
             "table": None if b.table is None else _plain(b.table),
             "passages": [{"title": p.title, "texts": [coloured(text) for text in p.texts]} for p in b.passages],
         }

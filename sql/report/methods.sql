@@ -16,6 +16,7 @@ beside as (
 filters as (
     select c.query_id, c.sequence_id, c.filter as method, c.filter_score as influence
     from candidates c
+    join runs r on r.run_id = c.run_id and r.method <> c.filter
     where c.run_id = $run
       and ($query is null or c.query_id = $query)
       and c.filter_score is not null

@@ -1,4 +1,4 @@
--- grain: one row per sequence that has both self-influences under these factors: what an inspection may rank it by
+-- grain: one row per sequence that has both self-influences and a trajectory: what an inspection may rank it by
 -- not documents: a document of several sequences is as suspect as the worst of them
 with trajectories as (
     select

@@ -24,6 +24,7 @@ from storage.store import Store
 from tasks.chosen import find_run
 from tasks.fact_plots import Draw, Theme, drawable
 from tasks.fact_tables import Cell, Row, Table
+from tasks.methods import GRADIENT
 
 PAPER = {"#ffffff": "#f6f4ef", "#12171a": "#1a2126"}  # the ground of an empty cell, by what is written on colours
 
@@ -70,14 +71,23 @@ def examine(connection: duckdb.DuckDBPyConnection, store: Store, run: str) -> As
     return Asked(connection, store, find_run(connection, store, run))
 
 
+def require_gradients(asked: Asked) -> None:
+    """Refuse a run whose scores are no influences: of words, of hidden states, of chance."""
+    if asked.row["method"] not in GRADIENT:
+        raise _refused(asked, "influences in nats", f"scores of its method {asked.row['method']}")
+
+
 def require_layers(asked: Asked, found: pa.Table) -> None:
     """Refuse a run whose method splits no influence by layer, or whose queries no sequence raised."""
-    if found.num_rows:
-        return
-    raise InputError(
+    if not found.num_rows:
+        raise _refused(asked, "positive influences with their layers", f"none, of its method {asked.row['method']}")
+
+
+def _refused(asked: Asked, expected: str, found: str) -> InputError:
+    return InputError(
         f"run {asked.run_id} of store {asked.store.root}",
-        expected="positive influences with their layers",
-        found=f"none, of its method {asked.row['method']}",
+        expected=expected,
+        found=found,
         remedy="Trace with a method that compares gradients (ekfac, kfac, cg, identity), or name another run (--run).",
     )
 

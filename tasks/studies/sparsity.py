@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,11 +17,13 @@ from tasks.evaluation.tail_families import FAMILIES, POWER_LAW, TailFit, fit_tai
 from tasks.evaluation.tails import MOST, NoTail, PowerLawTail, fit_tail
 from tasks.fact_plots import Theme, drawable
 from tasks.fact_tables import Table
-from tasks.studies.shown import Asked, examine, plain_powers, plain_table, require_layers
+from tasks.studies.shown import Asked, examine, plain_powers, plain_table, require_gradients, require_layers
 from tasks.study_page import Block, Page
 
 RELATION = "tail_fits"
-PANELS = 9  # queries whose tail is drawn
+ROWS, PANELS = 3, 9  # of a figure: rows, and queries whose tail is drawn, two in a row where it is narrow
+ROOM = 5.0  # inches of a figure that holds three in a row
+NAME = 14  # characters of a query's name above its tail
 DOTS = 120  # of a tail, evenly spaced by the logarithm of their place
 REJECTED = 0.1  # p up to which Clauset et al. reject a law
 EXPONENT = (
@@ -52,6 +55,7 @@ def study_sparsity(store: Store, run: str, command: str) -> Page:
     """Fit the laws to every query's tail, fill `tail_fits`, and draw tails and coverage."""
     with session(store) as connection:
         asked = examine(connection, store, run)
+        require_gradients(asked)
         found = asked.table("largest")
         require_layers(asked, found)
         tails = [_tail(row) for row in found.to_pylist()]
@@ -118,9 +122,10 @@ def _laws(asked: Asked, tails: list[Tail]) -> Block:
     drawn = [tail for tail in tails if tail.law is not None][:PANELS]
 
     def draw(canvas: Figure, theme: Theme) -> None:
-        columns = min(3, len(drawn))
-        grid = canvas.subplots(-(-len(drawn) // columns), columns, squeeze=False)
-        for axes, tail in zip(grid.flat, drawn, strict=False):
+        columns = min(3 if canvas.get_figwidth() > ROOM else 2, len(drawn))
+        shown = drawn[: ROWS * columns]
+        grid = canvas.subplots(-(-len(shown) // columns), columns, squeeze=False)
+        for axes, tail in zip(grid.flat, shown, strict=False):
             assert tail.law is not None
             n = min(len(tail.positive), 10 * tail.law.n)
             places = np.unique(np.geomspace(1, n, DOTS).astype(int))
@@ -128,27 +133,25 @@ def _laws(asked: Asked, tails: list[Tail]) -> Block:
             line = np.array([tail.law.x_min, tail.positive[0]])
             share = tail.law.n / tail.n_sample * (line / tail.law.x_min) ** -tail.law.alpha
             axes.loglog(line, share, color=theme.colours[1], lw=1.4)
-            axes.set_title(
-                f"{drawable(tail.query_id)}: alpha {tail.law.alpha:.2f}", loc="left", fontsize=9, color=theme.ink
-            )
+            name = shorten(drawable(tail.query_id), NAME, placeholder="…")
+            axes.set_title(f"{name}: {tail.law.alpha:.2f}", loc="left", fontsize=9, color=theme.ink)
             for axis in (axes.xaxis, axes.yaxis):
                 plain_powers(axis)
-        for axes in list(grid.flat)[len(drawn) :]:
+        for axes in list(grid.flat)[len(shown) :]:
             axes.set_visible(False)
-        for axes in grid[-1]:
-            axes.set_xlabel("influence x, nats")
-        for axes in grid[:, 0]:
-            axes.set_ylabel("share ≥ x")
+        canvas.supxlabel("influence x, nats", fontsize=9, color=theme.muted)
+        canvas.supylabel("share of sequences with x or more", fontsize=9, color=theme.muted)
 
     rows = [(tail.query_id, _law_cells(tail)) for tail in tails]
     columns = ("alpha", "p", "tail", "x_min", "sequences", "why not")
-    height = 2.2 * -(-len(drawn) // 3) if drawn else 1.0
+    height = 2.2 * min(ROWS, -(-len(drawn) // 3)) if drawn else 1.0
     return Block(
         "The tails",
         plain_table("Power laws", "query", columns, rows),
         draw if drawn else None,
         height,
-        "Share of the sequences with an influence of x or more, on logarithmic axes; the line is the power law.",
+        "Share of the sequences with an influence of x or more, on logarithmic axes; the line is the power law, whose "
+        "alpha stands beside the query’s name.",
         (EXPONENT,),
         asked.sql("largest"),
     )
@@ -232,6 +235,9 @@ def _coverage(asked: Asked, coverage: list[dict]) -> Block:
         draw,
         3.0,
         "A line per query; the vertical one is the first 1 %. Grosse et al. found 12 to 52 % there, of ten million.",
-        ("Of the scored sequences, which a filter chose unless the run has none; negative influences count nothing.",),
+        (
+            "Of the scored sequences, which a filter chose unless the run has none; shares are rounded up to whole "
+            "sequences; negative influences count nothing.",
+        ),
         asked.sql("coverage"),
     )

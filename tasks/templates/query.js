@@ -55,6 +55,7 @@ function neighbours(id) {
 
 /** Influence by layer. */
 function profileCard({ profile, sequences }) {
+  if (!about.shares) return null;
   const title = "Where in the network";
   if (profile.length === 0) {
     const exact = sequences.some((row) => row.exact);
@@ -104,7 +105,7 @@ function coverageCard(block) {
   return card("How concentrated",
     one ? make("p", {}, "The top 1 % holds ", make("b", {}, percent(held(one))),
       " of the positive influence of the scored candidates.") : null,
-    smallTable(["#top", "#sequences", "#hold"], rows));
+    smallTable(["#top", "#sequences", "#hold"], rows), hint("Shares are rounded up to whole sequences."));
 }
 
 /** The run's own method beside the others that scored the same sequences. */

@@ -65,21 +65,37 @@ function toolbar(block, view, rows) {
     title: "One family: half or more of the distinct runs of five tokens are the same, from one to the next",
     onclick: () => turnTo({ ...view, apart: !view.apart }).then(() => document.getElementById("group").focus()),
   }, `group ${figure(nAlike)} near-duplicates`);
-  const name = quoted(block.query.query_id);
-  const run = quoted(about.run.id);
-  const sql = view.layers === null ? `select * from top_influences(${name}, run := ${run})`
-    : `select sequence_id, sum(influence) as influence from layer_influences where run_id = ${run} `
-      + `and query_id = ${name} and ${conditionOf(view.layers)} group by sequence_id order by influence desc limit 10`;
   return [
     make("div", { class: "ordering" }, make("h2", {}, orders[view.by].title),
       make("div", { class: "choices", role: "group", "aria-label": "Order of the sequences" }, ...buttons)),
     make("div", { class: "ordering second" }, layerFilter(view), group),
     view.layers === null ? null : make("p", { class: "note", role: "status" },
       `What counts: ${fullNameOf(view.layers)}. The ${figure(rows.length)} sequences of this page are ranked by the part `
-      + "of their influence in it, and tokens take its colours. Others of the run may belong among them: "
-      + "the statement below asks for all."),
-    statement(sql),
+      + `of their ${view.by === "relative" ? "relative influence" : "influence"} in it, and tokens take its colours. `
+      + "Others of the run may belong among them: the statement below asks for all."),
+    statement(rankingStatement(block, view)),
   ].filter((part) => part !== null);
+}
+
+/** What asks the store for the head of this ranking, of all its sequences. */
+function rankingStatement(block, { by, layers }) {
+  const [name, run] = [quoted(block.query.query_id), quoted(about.run.id)];
+  const own = `run_id = ${run} and query_id = ${name}`;
+  const method = `method = ${quoted(about.run.method)}`;
+  if (layers === null && by !== "lowering") {
+    return `select * from top_influences(${name}, run := ${run}${by === "relative" ? ", by := 'relative'" : ""})`;
+  }
+  if (layers === null) {
+    return `select sequence_id, influence from influences where ${own} and ${method} `
+      + "and influence < 0 order by influence limit 10";
+  }
+  const part = `select sequence_id, sum(influence) as influence from layer_influences where ${own} `
+    + `and ${conditionOf(layers)} group by sequence_id`;
+  if (by === "lowering") return `${part} having sum(influence) < 0 order by influence limit 10`;
+  if (by === "influence") return `${part} order by influence desc limit 10`;
+  return `select p.*, p.influence * i.relative_influence / i.influence as relative_influence from (${part}) p `
+    + `join influences i using (sequence_id) where ${own} and ${method} `
+    + "order by relative_influence desc limit 10";
 }
 
 /** Draw the table as far as it is unfolded; more of it comes as the reader nears its end. */
@@ -146,10 +162,11 @@ function rankingHead(view) {
     const onclick = () => turnTo({ ...view, by });
     const button = make("button", { type: "button", onclick }, orders[by].label);
     const counted = view.layers === null || by !== view.by ? null : make("div", {}, nameOf(view.layers));
-    return head(make("div", {}, button, counted), { class: "n", "aria-sort": view.by === by ? "descending" : null });
+    const unit = by === "influence" ? make("div", { class: "minor" }, "nats") : null;
+    return head(make("div", {}, button, unit, counted), { class: "n", "aria-sort": view.by === by ? "descending" : null });
   };
   return make("thead", {}, make("tr", {},
-    numberHead("#"), sorter("influence"), sorter("relative"), numberHead("per copy"), head("scored"),
+    numberHead("#"), sorter("influence"), sorter("relative"), head(make("div", {}, "per copy", make("div", { class: "minor" }, "nats")), { class: "n" }), head("scored"),
     numberHead(`${about.run.filter ?? "filter"} rank`), head("strongest layer"),
     head("document"), head("text")));
 }

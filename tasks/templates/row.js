@@ -18,13 +18,19 @@ function rankingRows(block, view, row, group, largest) {
     numberCell(figure(row.part), amount),
     numberCell(figure(row.relative)),
     numberCell(figure(row.perCopy)),
-    make("td", { class: "scored" }, row.exact ? "exactly" : `rank ${block.query.rank ?? "r"}`),
+    make("td", { class: "scored" }, scoredHow(block, row)),
     numberCell(figure(row.filter_rank)),
     make("td", { class: "module" }, ...strongest(row)),
     documentCell(row),
     make("td", { class: "excerpt" }, excerpt(block, row, view.layers), ...remarks(view, row, group, isAlike)));
   if (!opened) return [line];
   return [line, make("tr", { class: "detail" }, make("td", { colspan: 9 }, sequencePanel(block, row, view)))];
+}
+
+/** By the whole query gradient, by what compression left of it, or by a method that has none. */
+function scoredHow(block, row) {
+  if (row.exact) return "exactly";
+  return about.shares ? `rank ${block.query.rank ?? "r"}` : "–";
 }
 
 /** What stands below the excerpt: that the sequence is sparse, and those that are nearly the same. */

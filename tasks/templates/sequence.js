@@ -1,10 +1,11 @@
 // One sequence: where it stands, its layer × token matrix, its tokens in the colours of the chosen layers.
 
 const MEANING = "Red raised the probability of the completion, teal lowered it. "
-  + "Credit stands on the position before the predicted token: "
+  + "Numbers are nats; colours deepen with their square root. Credit stands on the position before the predicted token: "
   + "the colour of a token is what was learnt there about the token that follows it.";
 const LEFT_OUT = "The tokens of this sequence are in the store; "
   + "the page carries those at the head of each ranking only.";
+const NO_SHARES = "The method of this run compares no gradients of one model, so its score has no shares of tokens.";
 const NOT_EXACT = "This sequence was scored from compressed query gradients. "
   + "Token shares exist for exactly scored sequences only: "
   + "raise the parameter method.rescore to have more of them.";
@@ -25,7 +26,7 @@ function origin(row) {
     fact("sequence", String(row.sequence_id)), fact("document", foreign(row.document_id)),
     fact("characters", `${figure(row.start_char)}–${figure(row.end_char)}`),
     fact("source", foreign(row.source)),
-    fact("rank", `${rank} by influence, ${relative} by relative influence`));
+    fact("rank", row.relative_influence === null ? rank : `${rank} by influence, ${relative} by relative influence`));
 }
 
 /** Why a sequence is grey. */
@@ -38,7 +39,7 @@ function sparseNote(row) {
 /** The beginning of a sequence without tokens, and why it has none. */
 function textView(row) {
   return [
-    make("p", { class: "note" }, row.exact ? LEFT_OUT : NOT_EXACT),
+    make("p", { class: "note" }, row.exact ? LEFT_OUT : about.shares ? NOT_EXACT : NO_SHARES),
     make("p", { class: "text" }, foreign(row.text)),
   ];
 }

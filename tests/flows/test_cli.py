@@ -155,7 +155,10 @@ def test_unsafe_or_broken_models_are_refused(headwater, store, gpt2, tmp_path):
         (("--prompt", "otter " * 60, "--completion", " harbour."), ("at most 48 tokens", "Shorten the prompt")),
         ((), ("either --queries FILE or --prompt",)),
         ((*QUERY, "--modules", "nothing_like_this"), ("module expression", "Linear modules there are")),
-        ((*QUERY, "--rank", "0"), ("method.rank",)),
+        (
+            (*QUERY, "--rank", "0"),
+            ("parameter method.rank: expected a number greater than or equal to 1, found '0'. Correct it.",),
+        ),
         ((*QUERY, "--scheduler", "nonsense"), ("cluster 'nonsense'",)),
     ],
 )

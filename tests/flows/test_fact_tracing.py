@@ -271,4 +271,4 @@ def test_a_command_that_cannot_go_on_says_why(headwater, tmp_path):
         "evaluate", "fact-tracing", "--set", tmp_path, "--store", tmp_path / "s", "--methods", "x"
     )
     assert (code, out) == (1, "")
-    assert "parameter methods.0: expected Input should be" in err
+    assert "parameter methods.0: expected 'ekfac'" in err

@@ -158,4 +158,4 @@ def test_the_command_prints_both_tables_and_writes_a_page(studied, headwater):
     assert "<script" not in page
     code, out, err = headwater(*command, "--unlearning-rate", 0)
     assert (code, out) == (1, "")
-    assert "expected Input should be greater than 0, found '0.0'. Correct it." in " ".join(err.split())
+    assert "expected a number greater than 0, found '0.0'. Correct it." in " ".join(err.split())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import cases
 import numpy as np
@@ -13,7 +15,7 @@ import worlds
 
 from storage.catalog import run_user_sql
 from storage.checkpoints import load_model, load_tokenizer, model_fingerprint
-from storage.errors import MismatchError
+from storage.errors import MismatchError, ModelError
 from storage.inputs import write_documents
 from storage.sequences import corpus_parts
 from storage.store import create_store
@@ -160,9 +162,10 @@ def test_under_ekfac_it_is_the_gradient_through_the_damped_matrix_written_out(st
 def test_on_the_way_a_loss_and_a_gradient_norm_are_those_of_the_checkpoint(store, tmp_path):
     model = worlds.save_gpt2(tmp_path / "model")
     rates = {0: 0.0, 3: 0.5, 9: 0.25}
-    for step, rate in rates.items():
-        at = worlds.save_gpt2(model / f"checkpoint-{step}", seed=step)
-        (at / "checkpoint.json").write_text(json.dumps({"step": step, "learning_rate": rate}))
+    for step in rates:
+        worlds.save_gpt2(model / f"checkpoint-{step}", seed=step)
+    legs = [{"step": step, "learning_rate": rate} for step, rate in rates.items()]
+    (model / "training.json").write_text(json.dumps({"legs": legs}))
     curvature, _ = measured(store, model, "identity")
     sequences = all_sequences(store, model)
     assert measure_trajectories.fn(curvature, Workers()) == len(rates) * len(sequences)
@@ -182,6 +185,15 @@ def test_on_the_way_a_loss_and_a_gradient_norm_are_those_of_the_checkpoint(store
         assert norm == pytest.approx(length, rel=1e-4, abs=1e-9)
     counting = sum(any(k > 0 for k in sequence.counted) for sequence in sequences)
     assert len({row[3] for row in rows if row[3] > 0}) == len(rates) * counting
+
+    shutil.rmtree(model / "checkpoint-3")
+    assert measure_trajectories.fn(curvature, Workers()) == 0  # what was measured needs no checkpoint
+    again = replace(curvature, factors_id="other")
+    with pytest.raises(ModelError, match=r"checkpoint-3: expected what the training saved there, found nothing"):
+        measure_trajectories.fn(again, Workers())
+    (model / "training.json").unlink()
+    with pytest.raises(ModelError, match="expected one that headwater train made"):
+        measure_trajectories.fn(again, Workers())
 
 
 def test_what_the_answers_of_other_documents_do_to_one_is_the_product_of_their_gradients(store, gpt2, monkeypatch):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from report_stores import ALIKE, SPARSE, TOKENS, make_plain_store, make_store
 
+from storage.catalog import run_user_sql
+from storage.store import Store
 from tasks.report import render_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives Chromium")
@@ -28,9 +30,13 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("clicks")
-    return render_report(make_store(folder / "store", exact=6), "latest", folder / "report.html").as_uri()
+def stored(tmp_path_factory) -> Store:
+    return make_store(tmp_path_factory.mktemp("clicks") / "store", exact=6)
+
+
+@pytest.fixture(scope="module")
+def report(stored) -> str:
+    return render_report(stored, "latest", stored.root.with_name("report.html")).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +201,19 @@ def test_choosing_a_third_ranks_by_its_part_and_colours_by_it(page):
     assert pressed.locator(".value").inner_text().lstrip("+") == shown[0]
     page.locator("#single-layer").select_option("3")
     page.get_by_text("What counts: layer 3.").wait_for()
+
+
+def test_the_statement_gives_the_ranking_that_is_shown(page, stored):
+    open_query(page)
+    page.locator("#group").click()
+    for order in ("influence", "relative influence", "lowered most"):
+        for region in ("all layers", "middle third"):
+            page.locator(".choice", has_text=re.compile(f"^{order}$")).click()
+            page.get_by_role("button", name=region, exact=True).first.click()
+            columns, rows = run_user_sql(stored, page.locator("#ordering code").inner_text())
+            found = [row[columns.index("sequence_id")] for row in rows]
+            assert found == sequences(page)[:10], (order, region)
+            assert found or order == "lowered most"
 
 
 def test_a_sparse_sequence_is_grey_and_says_why(page):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 
 import pytest
 import tiny_runs
@@ -11,6 +12,7 @@ from report_stores import HOSTILE, TOKENS, Page
 from rich.console import Console
 
 from flows import study_commands
+from storage.catalog import run_user_sql
 from storage.errors import InputError
 from storage.prompts import make_prompt, register_prompts
 from storage.schemas import SCHEMAS
@@ -139,6 +141,14 @@ def test_what_stands_in_texts_and_names_is_text_on_the_page(pages, name, tmp_pat
 
 
 @pytest.mark.parametrize("name", STUDIES)
+def test_the_statement_under_a_figure_runs_as_it_is_copied(store, pages, name, tmp_path):
+    html = study_page.write_study_page(pages(name), tmp_path / "page.html").read_text()
+    statements = [unescape(found) for found in re.findall(r'<pre dir="ltr">(.*?)</pre>', html, re.DOTALL)]
+    assert len(statements) == sum(bool(block.statement) for block in pages(name).blocks) > 0
+    assert all(run_user_sql(store, text)[0] for text in statements)
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_what_stands_in_texts_and_names_commands_no_terminal(pages, name, monkeypatch, tmp_path):
     console = Console(width=140, record=True, force_terminal=False, highlight=False)
     monkeypatch.setattr(study_commands, "make_console", lambda: console)
@@ -166,6 +176,15 @@ def test_where_nothing_raised_any_query_the_study_says_that_it_needs_what_did(tm
           module=["h.0"], influence=[-1.0])  # fmt: skip
     with pytest.raises(InputError, match="expected positive influences with their layers, found none"):
         STUDIES[name](alone)
+
+
+def test_scores_that_are_no_influences_have_no_sparsity(tmp_path):
+    alone = create_store(tmp_path / "s")
+    tiny_runs.write_run(alone, "run-1", n=1, method="bm25")
+    write(alone, "influences", "run-1", run_id=["run-1"], query_id=["q0"], sequence_id=[0], method=["bm25"],
+          influence=[7.0], influence_rank=[1], exact=[False])  # fmt: skip
+    with pytest.raises(InputError, match="expected influences in nats, found scores of its method bm25"):
+        STUDIES["sparsity"](alone)
 
 
 @pytest.mark.parametrize("name", ["layers", "restrict", "memorization", "scale"])
