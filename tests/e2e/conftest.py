@@ -10,20 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from e2e.systems import ROOT, System, make_system, wait_for
+from e2e.systems import ROOT, System, running_system
 
 
 @pytest.fixture(scope="package")
 def system(tmp_path_factory, gpt2) -> Iterator[System]:
     """A running system, whose watched folder has been taken in."""
-    system = make_system(tmp_path_factory.mktemp("system"), gpt2)
-    try:
-        system.start()
-        wait_for(lambda: [r for r in system.runs("refresh-corpus") if r["state_name"] == "Completed"], 120, "corpus")
+    with running_system(tmp_path_factory.mktemp("system"), gpt2) as system:
         yield system
-    finally:
-        if system.process and system.process.poll() is None:
-            system.end()
 
 
 @pytest.fixture

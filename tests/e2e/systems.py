@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,6 +126,19 @@ def make_system(root: Path, model: Path) -> System:
     path = worlds.write_jsonl(system.folder / "fables.jsonl", worlds.documents())
     os.utime(path, (LONG_AGO, LONG_AGO))
     return system
+
+
+@contextmanager
+def running_system(root: Path, model: Path) -> Iterator[System]:
+    """A system whose watched folder has been taken in; it ends with the block."""
+    system = make_system(root, model)
+    try:
+        system.start()
+        wait_for(lambda: [r for r in system.runs("refresh-corpus") if r["state_name"] == "Completed"], 120, "corpus")
+        yield system
+    finally:
+        if system.process and system.process.poll() is None:
+            system.end()
 
 
 def text_of(dom: str) -> str:

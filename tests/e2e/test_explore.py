@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import worlds
-from e2e.systems import ROOT, wait_for
+from e2e.systems import ROOT, System, running_system, wait_for
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives Chromium")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -257,7 +257,15 @@ def test_an_explorer_that_is_killed_leaves_no_server_and_no_trace_behind(folder,
     wait_for(lambda: gone(family), 60, "end of its children")
 
 
-def test_a_worker_of_a_server_carries_traces_out_and_the_page_says_what_it_waits_for(browser, system):
+@pytest.fixture
+def own_system(tmp_path, gpt2) -> Iterator[System]:
+    """One beside the package's, whose runs other tests count."""
+    with running_system(tmp_path, gpt2) as system:
+        yield system
+
+
+def test_a_worker_of_a_server_carries_traces_out_and_the_page_says_what_it_waits_for(browser, own_system):
+    system = own_system
     running = start(system.root, "--model", str(system.model), PREFECT_API_URL=f"{system.site}/api")
     try:
         page = open_page(browser, running)

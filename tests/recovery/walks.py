@@ -30,7 +30,7 @@ from prefect import Task
 
 import flows.trace
 import tasks.factors
-import tasks.scores
+import tasks.gradient_scores
 from flows.parameters import ModelParameters, QueryParameters, TraceParameters
 from storage.database import session
 from storage.schemas import SCHEMAS
@@ -153,7 +153,7 @@ def _walk(
 ) -> None:
     os.environ.update(environment or {})
     dask.config.set({"distributed.worker.preload": [preload] if preload else []})
-    tasks.factors.SMALLEST_BLOCK, tasks.scores.BLOCK = 16, 12  # several jobs in each stage
+    tasks.factors.SMALLEST_BLOCK, tasks.gradient_scores.SIZE = 16, 12  # several jobs in each stage
     doing, moments = ["start"], [moment] if moment else []
     counts: dict[str, int] = {}
     descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)

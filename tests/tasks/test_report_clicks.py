@@ -312,8 +312,8 @@ def test_a_row_reads_as_its_rank_and_its_numbers(page):
     read = page.locator("table.ranking").aria_snapshot().splitlines()
     assert read[0] == '- table "Ranked by influence, all layers. Enter on a rank opens the sequence.":'
     heads = [re.search('"(.*?)"', line)[1] for line in read if "- columnheader" in line]
-    assert heads == ["#", "influence", "relative influence", "per copy", "scored", "filter rank", "strongest layer",
-                     "document", "text"]  # fmt: skip
+    assert heads == ["#", "influence nats", "relative influence", "per copy nats", "scored", "filter rank",
+                     "strongest layer", "document", "text"]  # fmt: skip
     row = page.locator("tr.row").nth(1).aria_snapshot().splitlines()
     cells = [re.search(r"cell ['\"](.*?)['\"]", line)[1] for line in row if "- cell" in line]
     assert cells[:7] == ["Rank 2, sequence 1", "2.833", "0.1667", "0.4048", "exactly", "11", "3 h.3"]
@@ -369,9 +369,13 @@ def test_rows_are_drawn_as_the_reader_comes_near_and_stay(page, long_report):
 
 def test_a_method_without_layers_offers_none_to_choose(page, long_report):
     page.goto(long_report)
+    assert "embedding compares no gradients of one model" in page.locator("#queries").inner_text()
     open_query(page)
     assert page.locator(".choices[aria-label='Layers that count']").count() == 0
-    assert "No sequence of this query was scored exactly" in page.locator(".cards").inner_text()
+    assert "Where in the network" not in page.locator(".cards").inner_text()
+    assert page.locator("td.scored").first.inner_text() == "–"
+    open_sequence(page, 0)
+    assert "its score has no shares of tokens" in page.locator(".panel").inner_text()
 
 
 def test_queries_are_found_by_their_words(page, long_report):
