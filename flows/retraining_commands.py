@@ -57,7 +57,7 @@ def lds(
     top: Annotated[float, typer.Option(help="share of the sequences that are a method's first")] = 0.01,
     methods: Annotated[list[str] | None, typer.Option(help="methods, by commas; the default names all")] = None,
     damping: DampingOption = 0.1,
-    dampings: Annotated[str, typer.Option(help="further λ to score EK-FAC under, by commas")] = "",
+    dampings: Annotated[str, typer.Option(help="further λ, by commas, under which --swept are scored too")] = "",
     swept: Annotated[str, typer.Option(help="methods that are scored under them, by commas")] = "ekfac",
     epochs: EpochsOption = 3,
     batch_size: StepOption = 8,
