@@ -37,8 +37,9 @@ class Running:
     log: Path
 
     def family(self) -> list[psutil.Process]:
-        """It and everything that it started."""
-        return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        """It and everything that it started and that runs."""
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        return [psutil.Process(self.process.pid), *(p for p in started if p.status() != psutil.STATUS_ZOMBIE)]
 
 
 def environment(folder: Path) -> dict[str, str]:
