@@ -14,7 +14,7 @@ import torch
 import worlds
 
 from storage.catalog import run_user_sql
-from storage.checkpoints import load_model, load_tokenizer, model_fingerprint
+from storage.checkpoints import load_model, load_tokenizer, model_fingerprint, read_model
 from storage.errors import MismatchError, ModelError
 from storage.inputs import write_documents
 from storage.sequences import corpus_parts
@@ -136,7 +136,7 @@ def answer_gradients(model, sequence) -> tuple[float, dict[str, torch.Tensor]]:
 def test_an_answers_loss_and_gradient_norm_are_autograds_of_its_tokens_alone(store, gpt2):
     _, rows = measured(store, gpt2, "identity")
     for row, sequence in zip(rows, all_sequences(store, gpt2), strict=True):
-        loss, gradients = answer_gradients(load_model(gpt2).requires_grad_(True), sequence)
+        loss, gradients = answer_gradients(read_model(gpt2), sequence)
         norm = sum(float(g.square().sum()) for g in gradients.values())
         assert row["n_tokens"] == sum(k > 0 for k in sequence.counted)
         assert row["loss"] == pytest.approx(loss, rel=1e-5, abs=1e-9)
@@ -154,7 +154,7 @@ def test_under_ekfac_it_is_the_gradient_through_the_damped_matrix_written_out(st
     q_out, q_in = (side.blocks[0].double() for side in (m.out, m.inp))
     damped = oracles.spectral(q_out, q_in, m.eigenvalues) + m.damping * torch.eye(16 * 65)
     for row, sequence in zip(rows, all_sequences(store, gpt2), strict=True):
-        gradient = answer_gradients(load_model(gpt2).requires_grad_(True), sequence)[1][name].flatten()
+        gradient = answer_gradients(read_model(gpt2), sequence)[1][name].flatten()
         expected = float(gradient @ torch.linalg.solve(damped, gradient))
         assert row["self_influence"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
@@ -177,7 +177,7 @@ def test_on_the_way_a_loss_and_a_gradient_norm_are_those_of_the_checkpoint(store
     )[1]
     assert [row[:2] for row in rows] == [(step, s.sequence_id) for step in rates for s in sequences]
     for (step, _, rate, loss, norm), sequence in zip(rows, sequences * len(rates), strict=True):
-        network = load_model(model / f"checkpoint-{step}").requires_grad_(True)
+        network = read_model(model / f"checkpoint-{step}")
         expected, gradients = answer_gradients(network, sequence)
         assert rate == rates[step]
         assert loss == pytest.approx(expected, rel=1e-5, abs=1e-9)
@@ -202,10 +202,7 @@ def test_what_the_answers_of_other_documents_do_to_one_is_the_product_of_their_g
     curvature, rows = measured(store, gpt2, "identity")
     answers = read_answers(store, gpt2, 0, 1000)
     gradients = [
-        torch.cat(
-            [g.flatten() for g in answer_gradients(load_model(gpt2).requires_grad_(True), a.sequence)[1].values()]
-        )
-        for a in answers
+        torch.cat([g.flatten() for g in answer_gradients(read_model(gpt2), a.sequence)[1].values()]) for a in answers
     ]
     products = torch.stack(gradients) @ torch.stack(gradients).T
     opponents = read_part(
