@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from storage.catalog import ensure_catalog
 from storage.checkpoints import load_model
-from storage.locks import locked
 from storage.sequences import all_sequence_ids, corpus_parts
 from storage.tables import has_part, write_part
 from tasks.answers import Answer, read_answers
 from tasks.compute import dtype_of
-from tasks.fanout import Workers, fan_out
+from tasks.fanout import Workers
 from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.footprint import FLOAT32, module_groups
 from tasks.influence.gradients import products_in
@@ -29,10 +27,9 @@ from tasks.influence.pairs import hold, pairs
 from tasks.influence.sweep import sweep
 from tasks.losses import sequence_losses
 from tasks.machine import matrix_budget
-from tasks.selves import Curvature, SelfJob, load_metrics, metric_sizes, self_jobs, sequence_norms
+from tasks.selves import Curvature, SelfJob, load_metrics, metric_sizes, self_jobs, sequence_norms, survey
 from tasks.stage import stage
 
-BLOCK = 1024  # sequences per job: the unit of resumption
 OPPONENTS = 10  # kept of each answer
 ANSWERS, OPPOSED = "answer_influences", "answer_opponents"
 
@@ -40,11 +37,7 @@ ANSWERS, OPPOSED = "answer_influences", "answer_opponents"
 @stage("answers")
 def measure_answers(curvature: Curvature, workers: Workers) -> int:
     """Write `answer_influences` and `answer_opponents` where they are missing; returns how many were measured."""
-    jobs = self_jobs(curvature, BLOCK)
-    with locked(curvature.store, f"answers-{curvature.factors_id}"):
-        measured = fan_out(workers.model, measure_block, jobs, "answers", workers.model_resources)
-    ensure_catalog(curvature.store)
-    return sum(measured)
+    return survey(curvature, workers, measure_block, self_jobs(curvature), "answers")
 
 
 def measure_block(job: SelfJob) -> int:
@@ -72,23 +65,15 @@ def measure_block(job: SelfJob) -> int:
     return len(rows)
 
 
-def losses_and_norms(
-    curvature: Curvature, network: PreTrainedModel, sequences: list[TokenSequence]
-) -> tuple[np.ndarray, np.ndarray]:
-    """−log p of the counted tokens [n], and `squared_norms` of its gradient [2, n]; sequences ascend by id."""
-    order, norms = sequence_norms(curvature, network, sequences)
-    return sequence_losses(network, sequences), norms[:, np.argsort(order)]
-
-
 def _measured(curvature: Curvature, network: PreTrainedModel, rows: list[Answer]) -> dict:
     """What an answer says of itself, in the order of the rows."""
     sequences = [answer.sequence for answer in rows]
-    losses, norms = losses_and_norms(curvature, network, sequences)
+    norms = sequence_norms(curvature, network, sequences)
     return {
         "factors_id": [curvature.factors_id] * len(rows),
         "sequence_id": [sequence.sequence_id for sequence in sequences],
         "n_tokens": [sum(position > 0 for position in sequence.counted or ()) for sequence in sequences],
-        "loss": losses,
+        "loss": sequence_losses(network, sequences),
         "self_influence": norms[0],
         "gradient_norm": np.sqrt(norms[1]),
     }

@@ -10,17 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage.catalog import ensure_catalog
 from storage.checkpoints import load_model
 from storage.errors import ModelError
-from storage.locks import locked
 from storage.tables import has_part, write_part
 from storage.trainings import read_account
 from storage.trajectory import Checkpoint
-from tasks.answer_influence import BLOCK, losses_and_norms
 from tasks.answers import read_answers
-from tasks.fanout import Workers, fan_out
-from tasks.selves import Curvature, SelfJob, self_jobs
+from tasks.fanout import Workers
+from tasks.losses import sequence_losses
+from tasks.selves import Curvature, SelfJob, self_jobs, sequence_norms, survey
 from tasks.stage import stage
 
 TRAJECTORIES = "answer_trajectories"
@@ -46,11 +44,8 @@ def measure_trajectories(curvature: Curvature, workers: Workers) -> int:
     A checkpoint that was removed is missed only where it has not been measured.
     """
     checkpoints = _checkpoints(curvature.model)
-    jobs = [PointJob(block, checkpoint) for checkpoint in checkpoints for block in self_jobs(curvature, BLOCK)]
-    with locked(curvature.store, f"trajectories-{curvature.factors_id}"):
-        measured = fan_out(workers.model, measure_point, jobs, "answer trajectories", workers.model_resources)
-    ensure_catalog(curvature.store)
-    return sum(measured)
+    jobs = [PointJob(block, checkpoint) for checkpoint in checkpoints for block in self_jobs(curvature)]
+    return survey(curvature, workers, measure_point, jobs, "answer trajectories")
 
 
 def measure_point(job: PointJob) -> int:
@@ -67,14 +62,14 @@ def measure_point(job: PointJob) -> int:
         )
     answers = read_answers(curvature.store, curvature.model, min(ids), max(ids))
     plain = replace(curvature, method="identity", fit_id=None)  # factors are of the last checkpoint
-    losses, norms = losses_and_norms(plain, load_model(checkpoint.path), [answer.sequence for answer in answers])
+    network, sequences = load_model(checkpoint.path), [answer.sequence for answer in answers]
     columns = {
         "factors_id": [curvature.factors_id] * len(answers),
-        "sequence_id": [answer.sequence.sequence_id for answer in answers],
+        "sequence_id": [sequence.sequence_id for sequence in sequences],
         "checkpoint": [checkpoint.step] * len(answers),
         "learning_rate": [checkpoint.learning_rate] * len(answers),
-        "loss": losses,
-        "gradient_norm": norms[1] ** 0.5,
+        "loss": sequence_losses(network, sequences),
+        "gradient_norm": sequence_norms(plain, network, sequences)[1] ** 0.5,
     }
     write_part(curvature.store, TRAJECTORIES, curvature.factors_id, job.name, columns=columns)
     return len(answers)

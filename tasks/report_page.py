@@ -72,7 +72,6 @@ def _frame(connection, run: dict[str, Any]) -> tuple[dict[str, Any], list[dict],
         "compression": _compression(queries),
         "queries": queries,
         "has_tokens": any(row["n_exact"] for row in queries),
-        "shares": run["method"] in GRADIENT,
     }
     about = {
         "run": {"id": run_id, "method": run["method"], "filter": parameters.get("candidates.filters")},

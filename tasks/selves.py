@@ -6,6 +6,7 @@ sequence first, a trace or a survey of the whole corpus, writes its row; no late
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from storage.catalog import ensure_catalog
 from storage.database import query, session
+from storage.locks import locked
 from storage.sequences import corpus_parts
 from storage.store import Store
 from storage.tables import write_part
 from tasks.compute import ComputeParameters, dtype_of
+from tasks.fanout import Job, Workers, fan_out
 from tasks.influence.batches import TokenSequence, batches
 from tasks.influence.capture import Call
 from tasks.influence.ekfac import IdentityMetric, Metric
@@ -27,6 +31,8 @@ from tasks.influence.objectives import true_token_gradient
 from tasks.influence.sweep import sweep
 from tasks.machine import matrix_budget
 from tasks.metrics import CURVED, Damping, fit_of, load_metric
+
+BLOCK = 1024  # sequences per job of a survey: the unit of resumption
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,12 @@ class SelfJob:
 Metrics = dict[str, Metric | IdentityMetric]
 
 
-def self_jobs(curvature: Curvature, size: int) -> list[SelfJob]:
-    """The sequences of the corpus, part by part, so many to a job."""
+def self_jobs(curvature: Curvature) -> list[SelfJob]:
+    """The sequences of the corpus, part by part, BLOCK to a job."""
     jobs = []
     for part in corpus_parts(curvature.store):
-        for start in range(part.first_sequence_id, part.end_sequence_id, size):
-            ids = tuple(range(start, min(start + size, part.end_sequence_id)))
+        for start in range(part.first_sequence_id, part.end_sequence_id, BLOCK):
+            ids = tuple(range(start, min(start + BLOCK, part.end_sequence_id)))
             jobs.append(SelfJob(curvature, f"{part.name}-{start}", ids))
     return jobs
 
@@ -96,24 +102,29 @@ def squared_norms(metrics: Metrics, calls: dict[str, list[Call]], modules: list[
     return torch.stack([torch.stack([n.metric, n.euclidean]) for n in norms]).double().sum(0).cpu()
 
 
-def sequence_norms(
-    curvature: Curvature, network: PreTrainedModel, sequences: list[TokenSequence]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids in the order of the passes, and their `squared_norms` [2, n]: one pass of the model per module group."""
+def survey(
+    curvature: Curvature, workers: Workers, measure: Callable[[Job], int], jobs: Sequence[Job], label: str
+) -> int:
+    """Run the jobs that measure what is missing, those of one curvature in one process; how many rows were new."""
+    with locked(curvature.store, f"{label.replace(' ', '-')}-{curvature.factors_id}"):
+        measured = fan_out(workers.model, measure, jobs, label, workers.model_resources)
+    ensure_catalog(curvature.store)
+    return sum(measured)
+
+
+def sequence_norms(curvature: Curvature, network: PreTrainedModel, sequences: list[TokenSequence]) -> np.ndarray:
+    """`squared_norms` [2, n] of the sequences, in their order: one pass of the model per module group."""
     modules = select_modules(network, curvature.modules)
-    order: list[int] = []
+    column = {sequence.sequence_id: k for k, sequence in enumerate(sequences)}
     norms = np.zeros((2, len(sequences)))
     for group in module_groups(metric_sizes(curvature, modules), matrix_budget()):
         chosen = [modules[k] for k in group]
         metrics = load_metrics(curvature, chosen, network.device)
         stream = batches(sequences, curvature.compute.batch_size, network.device)
         passes = sweep(network, chosen, stream, true_token_gradient, dtype_of(curvature.compute))
-        order, found = [], []
         for batch, calls in passes:
-            order.extend(batch.sequence_ids.tolist())
-            found.append(squared_norms(metrics, calls, chosen))
-        norms = norms + torch.cat(found, dim=1).numpy()
-    return np.array(order), norms
+            norms[:, [column[i] for i in batch.sequence_ids.tolist()]] += squared_norms(metrics, calls, chosen).numpy()
+    return norms
 
 
 def write_self_influences(curvature: Curvature, name: str, sequence_ids: np.ndarray, norms: np.ndarray) -> None:

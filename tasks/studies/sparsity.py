@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -133,7 +132,8 @@ def _laws(asked: Asked, tails: list[Tail]) -> Block:
             line = np.array([tail.law.x_min, tail.positive[0]])
             share = tail.law.n / tail.n_sample * (line / tail.law.x_min) ** -tail.law.alpha
             axes.loglog(line, share, color=theme.colours[1], lw=1.4)
-            name = shorten(drawable(tail.query_id), NAME, placeholder="…")
+            name = drawable(tail.query_id)
+            name = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
             axes.set_title(f"{name}: {tail.law.alpha:.2f}", loc="left", fontsize=9, color=theme.ink)
             for axis in (axes.xaxis, axes.yaxis):
                 plain_powers(axis)

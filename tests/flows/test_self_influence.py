@@ -74,7 +74,7 @@ def test_a_trace_finds_what_a_survey_has_measured_and_agrees_with_it(tmp_path, g
 
 def test_a_killed_survey_goes_on_where_it_stopped(tmp_path, gpt2, corpus, surveyed, monkeypatch):
     store = ingest(tmp_path / "s", gpt2, corpus)
-    monkeypatch.setattr(stage, "BLOCK", 16)
+    monkeypatch.setattr(selves, "BLOCK", 16)
     real, calls = stage.measure_block, []
 
     def power_cut(job):
